@@ -1,0 +1,157 @@
+/* The op table: everything the engine asks of a device, with POD arguments (design section 8). Implemented by kernels/cpu
+ * ("cpu": run-time dispatched SIMD; "reference": plain scalar C that judges it) and, later, by a CUDA plug-in.
+ *
+ * Ops are SPMD: all threads of a team call them with equal arguments, they split the work by p->ith / p->nth and return without
+ * a trailing barrier (they may use par_barrier inside). Every output element is summed in an order that depends on its own row
+ * alone: never on threads, on the number of rows in the call, or on chunking (design section 4). No op allocates. */
+#ifndef KVLAB_BACKEND_BACKEND_H
+#define KVLAB_BACKEND_BACKEND_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "base/par.h"
+#include "format/layout.h"
+#include "gguf/wtype.h"
+
+typedef enum math_mode {
+    MATH_FAST,  /* int8 activations on packed quantised weights; K and V rounded once to f16 */
+    MATH_EXACT, /* f32 everywhere */
+} math_mode;
+
+/* A weight matrix as it lies in the file: n_rows outputs of n_cols inputs, row-major blocks of `type`. */
+typedef struct weight_src {
+    const void *data;
+    wtype type;
+    int n_rows, n_cols;
+    const char *name; /* for messages */
+} weight_src;
+
+typedef struct packed_weight packed_weight; /* the backend's own; counted under MEM_WEIGHTS */
+
+/* Rows of activations prepared once and used by several `linear` calls. */
+typedef struct act {
+    int m, k;       /* rows, columns */
+    const float *x; /* [m][k], owned by the caller */
+    void *q;        /* backend's form (int8 codes, scales, sums), act_bytes(m, k) bytes, owned by the caller */
+} act;
+
+/* ---- decode attention over pages ---- */
+enum { ATTN_PLAIN, ATTN_ROTATED, ATTN_SLOT, ATTN_N_QUERIES }; /* query variants a segment may ask for */
+enum { ATTN_CUT = 256 };       /* items per partial result, counted from the start of each segment */
+enum { ATTN_MAX_SEGMENTS = 8 };
+
+/* A run of items in one format: items first .. first + n_items - 1 of one tier of one (sequence, layer, KV head). */
+typedef struct attn_segment {
+    const page_layout *layout;
+    const uint32_t *pages; /* page references of the tier (cache/pool.h): item i lies in page pages[i / cap], slot i % cap */
+    int first, n_items;
+    uint8_t query;         /* ATTN_PLAIN, ... : which q this segment is multiplied with; ATTN_ROTATED output is kept apart */
+    bool grows;            /* row r of the job sees n_items + r items (rows appended together) */
+} attn_segment;
+
+typedef enum live_group { LIVE_MEAN, LIVE_MAX, LIVE_SUM } live_group;
+typedef struct live_spec { /* what is added to the f32 score column of every item seen (layouts without the column are left out) */
+    bool on;
+    live_group group; /* over the query heads of the group */
+    uint8_t power;    /* 1 or 2, applied to each probability before the group */
+    bool max;         /* column = max(column, value) instead of a sum */
+} live_spec;
+
+/* One (sequence, KV head) with n_rows consecutive queries. */
+typedef struct attn_job {
+    const float *q[ATTN_N_QUERIES]; /* each [n_rows][group][head_dim] with row stride ldq floats, or NULL if no segment uses it */
+    size_t ldq;
+    float *out;                     /* [n_rows][group][head_dim], row stride ldo */
+    float *out_rotated;             /* the part of ATTN_ROTATED segments, same shape; NULL if there is none */
+    size_t ldo;
+    int n_rows, group, head_dim;
+    float scale;                    /* 1/sqrt(head_dim) usually */
+    attn_segment seg[ATTN_MAX_SEGMENTS];
+    int n_segs;
+    live_spec live;
+} attn_job;
+
+typedef struct attn_batch {
+    const attn_job *jobs;
+    int n_jobs;
+    uint8_t *pool_base; /* page reference r lies at pool_base + 64 * r */
+    void *scratch;      /* attn_scratch_bytes(batch, nth) bytes */
+} attn_batch;
+
+/* ---- prefill ---- */
+typedef struct attn_prefill {
+    const float *q;       /* [n_tokens][n_heads][head_dim], after RoPE */
+    const float *k, *v;   /* [n_kv][n_tokens][head_dim], after RoPE and rounding */
+    float *out;           /* [n_tokens][n_heads][head_dim] */
+    float *lse;           /* [n_heads][n_tokens] log-sum-exp of each row, or NULL */
+    int n_tokens, n_heads, n_kv, head_dim;
+    float scale;
+    void *scratch;        /* prefill_scratch_bytes(a, nth) */
+} attn_prefill;
+
+/* Attention that each key receives from the last n_rows queries of a prompt (causal, softmax over all keys the row sees). */
+typedef struct attn_mass {
+    const float *q;     /* [n_rows][n_heads][head_dim]: rows n_tokens - n_rows .. n_tokens - 1 */
+    const float *k;     /* [n_kv][n_tokens][head_dim] */
+    float *out;         /* [n_heads][n_tokens]: sum or max over the rows of p^power */
+    int n_rows, n_tokens, n_heads, n_kv, head_dim;
+    float scale;
+    int power;          /* 1 or 2 */
+    bool max;           /* reduce rows by max instead of sum */
+    void *scratch;      /* mass_scratch_bytes(a, nth) */
+} attn_mass;
+
+typedef struct rope_table { /* cos and sin of pos * theta_i, built from f64 angles; owned by the model */
+    const float *cos, *sin; /* [n_pos][n_dims/2] */
+    int n_pos, n_dims;      /* rotated dimensions (even, <= head_dim) */
+    bool neox;              /* pairs (i, i + n_dims/2) instead of (2i, 2i+1) */
+} rope_table;
+
+typedef struct backend {
+    const char *name; /* "cpu", "reference" */
+    const char *isa;  /* "scalar", "avx2", "avx512-vnni" as dispatched; part of every result */
+    math_mode math;
+
+    /* weights: packed once at load (single-threaded call) */
+    err (*weight_pack)(const struct backend *b, const weight_src *src, packed_weight **out);
+    void (*weight_free)(packed_weight *w);
+    size_t (*weight_bytes)(const packed_weight *w); /* bytes read by one decode step */
+
+    size_t (*act_bytes)(int m, int k);
+    void (*act_prepare)(const par *p, act *a); /* fills a->q from a->x */
+    /* y[r][o] (+)= sum_k w[o][k] a[r][k] for all m rows; y row stride ldy */
+    void (*linear)(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
+
+    void (*rms_norm)(const par *p, const float *x, const float *weight, float eps, int m, int n, float *y);
+    void (*silu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = silu(gate) * up */
+    /* in place on x [m][n_heads][head_dim] (row stride ldx); pos[m] */
+    void (*rope)(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads, int head_dim);
+
+    size_t (*prefill_scratch_bytes)(const attn_prefill *a, int nth);
+    void (*attn_prefill)(const par *p, const attn_prefill *a);
+    size_t (*mass_scratch_bytes)(const attn_mass *a, int nth);
+    void (*attn_mass)(const par *p, const attn_mass *a);
+    size_t (*attn_scratch_bytes)(const attn_batch *b, int nth);
+    void (*attn_decode)(const par *p, const attn_batch *b);
+
+    /* codec: not SPMD, called for disjoint items by any thread; bit-equal to page_put / page_move of format/layout.h */
+    void (*page_put)(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
+                     const uint32_t *pos);
+    void (*page_move)(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);
+} backend;
+
+/* name: "auto" (= "cpu"), "cpu", "reference"; "cuda" and unknown names are refused in one sentence. isa: "auto" or a name the
+ * CPU has ("scalar", "avx2", "avx512-vnni"); others are refused with the list. *out is static per (name, isa, math): never freed. */
+MUST err backend_find(const char *name, const char *isa, math_mode math, const backend **out);
+/* Names of ISA paths of the "cpu" backend that this CPU can run, best first; returns the count. */
+int backend_isas(const char **names, int max);
+
+/* Kernels register here at start-up (registry.c calls their constructors by name: no link-order magic). */
+typedef struct backend_entry {
+    const char *name;
+    err (*open)(const char *isa, math_mode math, const backend **out);
+} backend_entry;
+extern const backend_entry backend_entry_cpu;       /* kernels/cpu */
+extern const backend_entry backend_entry_reference; /* kernels/cpu */
+#endif

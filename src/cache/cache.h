@@ -1,0 +1,81 @@
+/* The paged cache of one sequence: per (layer, KV head) and tier a list of pages and an item count (design section 5).
+ *
+ * Tier 0 is the hot one: decode appends there. Items keep the order in which they came into a tier, except that planner moves fill
+ * holes from the tail. The cache never calls a policy: it stores, moves, frees and counts. */
+#ifndef KVLAB_CACHE_CACHE_H
+#define KVLAB_CACHE_CACHE_H
+#include "backend/backend.h"
+#include "cache/pool.h"
+#include "format/plan.h"
+
+typedef struct cache cache;
+
+typedef struct cache_shape { int n_layers, n_kv, head_dim; } cache_shape;
+
+/* Bytes of one cache or the sum of several; every figure is counted, none estimated. */
+typedef struct cache_bytes {
+    size_t payload;    /* codes or floats of K and V of occupied items */
+    size_t metadata;   /* scales and zeros of occupied items */
+    size_t columns;    /* positions and scores of occupied items */
+    size_t tables;     /* page tables and lengths, as allocated */
+    size_t live;       /* payload + metadata + columns + tables */
+    size_t slack;      /* rest of the pages in use */
+    size_t committed;  /* extents of the pool (whole pool: shared by its sequences) */
+    size_t peak_live, peak_committed; /* since creation or cache_reset_peaks */
+    size_t full_f16;   /* what an f16 `full` would hold for the tokens seen: payload only */
+    size_t items, items_full; /* occupied items; tokens seen * n_layers * n_kv */
+} cache_bytes;
+
+/* Item columns of one (layer, KV head), gathered for a policy; arrays of the caller, n entries each. Order: tier by tier, slot by slot. */
+typedef struct item_columns {
+    int n;
+    uint32_t *pos;    /* 0 .. when the layout has no position column: the slot index */
+    uint8_t *tier;
+    float *score;     /* live score column, 0 without it */
+} item_columns;
+
+MUST err cache_create(pool *p, const backend *be, cache_shape shape, const page_layout *layouts, int n_tiers, cache **out);
+void cache_destroy(cache *c); /* its pages go back to the pool */
+/* A second cache with the same items, on the same pool (forking a sequence). */
+MUST err cache_clone(const cache *c, cache **out);
+
+cache_shape cache_get_shape(const cache *c);
+pool *cache_pool(const cache *c);
+int cache_n_tiers(const cache *c);
+const page_layout *cache_layout(const cache *c, int tier);
+int cache_n_items(const cache *c, int layer, int head, int tier);
+int cache_n_items_head(const cache *c, int layer, int head); /* all tiers */
+int cache_n_tokens(const cache *c);                          /* tokens seen: next append's position */
+
+/* Prefill: writes each survivor of one layer once, straight into its tier. SPMD; every thread gets the same result (barriers inside).
+ * k, v: [n_kv][n_tokens][head_dim] f32 (already rounded); target: [n_kv][n_tokens] tier or KV_DROP; items go in position order.
+ * The layer must be empty. After the last layer: cache_set_n_tokens. */
+MUST err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, const float *v, const uint8_t *target);
+void cache_set_n_tokens(cache *c, int n_tokens);
+
+/* Decode: reserve pages for n more items per (layer, head) in tier 0; then rows may be put by any thread, each (layer, head, row) once;
+ * they are seen by segments at once (lengths passed through `grows`), and count as items after cache_commit. */
+MUST err cache_reserve(cache *c, int n_rows);
+void cache_append(cache *c, int layer, int head, int row, const float *k, const float *v); /* position = n_tokens + row */
+void cache_commit(cache *c, int n_rows);
+
+/* Drops the items appended last until n_tokens are left; only rows appended after the last cache_apply or cache_fill can go:
+ * otherwise ERR_UNSUPPORTED. */
+MUST err cache_truncate(cache *c, int n_tokens);
+
+/* Fills `seg` (ATTN_MAX_SEGMENTS) for one (layer, head); the hot segment, if rows are being appended, comes last and has
+ * `grows` set with n_items counting row 0's own item. n_slot_sinks > 0 splits off leading items with position < n_slot_sinks as ATTN_SLOT. */
+int cache_segments(const cache *c, int layer, int head, int n_rows_appending, int n_slot_sinks, attn_segment *seg);
+
+/* Item columns for a policy. */
+void cache_columns(const cache *c, int layer, int head, item_columns *out);
+/* Carries out target tiers for one (layer, head): plan, moves, freed pages. target[i] belongs to column entry i. */
+MUST err cache_apply(cache *c, int layer, int head, const uint8_t *target);
+/* Pages of the emptiest extents are moved together and extents given back; `caches` are all caches of the pool. */
+void cache_trim(cache **caches, int n);
+
+cache_bytes cache_get_bytes(const cache *c);
+void cache_reset_peaks(cache *c);
+/* Debug and san builds call this after every apply: slots unique, counts conserved, pages owned once. */
+MUST err cache_check(const cache *c);
+#endif

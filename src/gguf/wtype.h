@@ -1,0 +1,29 @@
+/* Weight types of GGUF files: block sizes and the reference decoders that judge every packed form. */
+#ifndef KVLAB_GGUF_WTYPE_H
+#define KVLAB_GGUF_WTYPE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+
+typedef enum wtype { /* values as in the file */
+    WTYPE_F32 = 0,
+    WTYPE_F16 = 1,
+    WTYPE_Q4_1 = 3,
+    WTYPE_Q8_0 = 8,
+    WTYPE_BF16 = 30,
+} wtype;
+
+typedef struct wtype_info {
+    wtype type;
+    const char *name;
+    int block;         /* values per block */
+    int block_bytes;
+    void (*decode)(const void *src, float *dst, size_t n); /* n a multiple of block */
+} wtype_info;
+
+const wtype_info *wtype_find(uint32_t file_value); /* NULL if unsupported */
+const char *wtype_file_name(uint32_t file_value);  /* also names the unsupported ones: "Q4_K", "type 77" */
+const char *wtype_supported(void);                 /* "F32 F16 Q4_1 Q8_0 BF16" */
+size_t wtype_row_bytes(wtype t, size_t n_cols);
+#endif
