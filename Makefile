@@ -4,7 +4,7 @@ BUILD   ?= build/$(config)
 CC      ?= gcc
 MODULES ?= base conf gguf format text backend model cache policy engine task stats run
 TESTS   ?= *
-PKGS    := yaml-0.1 libpcre2-8 jansson libxxhash hdf5 hdf5_hl libcrypto
+PKGS    := yaml-0.1 libpcre2-8 jansson libxxhash hdf5 libcrypto
 
 WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter -Werror
 CFLAGS_release := -O3 -DNDEBUG
@@ -12,7 +12,7 @@ CFLAGS_debug   := -O1 -DKVLAB_CHECKS
 CFLAGS_san     := -O1 -DKVLAB_CHECKS -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CFLAGS_cov     := -O0 --coverage
 CFLAGS  := -std=gnu11 -g $(CFLAGS_$(config)) -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) -Isrc -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -ldl
+LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lhdf5_hl -lm -ldl
 
 SRCS    := $(foreach m,$(MODULES),$(shell find src/$(m) -name '*.c' ! -name main.c 2>/dev/null)) $(if $(filter backend,$(MODULES)),$(wildcard kernels/cpu/*.c))
 OBJS    := $(SRCS:%.c=$(BUILD)/%.o)

@@ -1,0 +1,83 @@
+/* Policies: which items of a cache stay, and in which tier (design section 6).
+ *
+ * A policy sees item columns and signals; never pages, never K or V bytes. It is built once per sweep point from YAML, immutable
+ * and shared; what it must remember of one sequence lives in a policy_state. Four stages - score, quota, select, tier - each a row
+ * of a registry, around them budget, trigger and protect. Adding a stage touches its own file and the registry. */
+#ifndef KVLAB_POLICY_POLICY_H
+#define KVLAB_POLICY_POLICY_H
+#include "backend/backend.h"
+#include "conf/node.h"
+#include "format/plan.h"
+
+typedef struct policy policy;
+typedef struct policy_state policy_state;
+
+typedef struct policy_shape { int n_layers, n_heads, n_kv, head_dim, context; } policy_shape;
+
+typedef enum policy_scope { SCOPE_HEAD, SCOPE_LAYER, SCOPE_SEQUENCE } policy_scope;
+
+/* What the engine measures about items; a stage asks for it by parameters, equal requests are computed once. */
+typedef enum signal_kind { SIGNAL_WINDOW_MASS /* attention received from the last `rows` queries, per query head, rows summed or maxed */ } signal_kind;
+typedef struct signal_request {
+    signal_kind kind;
+    int rows;   /* 1..SNAPSHOT_TAIL_ROWS; clipped to the prompt */
+    int power;  /* 1, 2 */
+    bool max;
+} signal_request;
+enum { POLICY_MAX_SIGNALS = 8 };
+
+typedef struct policy_needs {
+    policy_scope scope;
+    signal_request signals[POLICY_MAX_SIGNALS];
+    int n_signals;
+    bool pos_column, score_column; /* in pages, while decoding */
+    live_spec live;
+    int slot_sinks;                /* > 0: slot positions (StreamingLLM): leading sinks take the ATTN_SLOT query */
+    int n_tiers;
+    kv_format tiers[KV_MAX_TIERS]; /* tier 0 is the hot one */
+} policy_needs;
+
+/* `conf` is the map under `policy:` with any preset already merged (NULL = full). Unknown keys, conflicting stages and impossible
+ * budgets are ERR_USAGE with file, line and both names. */
+MUST err policy_create(const node *conf, policy_shape shape, policy **out);
+void policy_destroy(policy *p);
+const policy_needs *policy_get_needs(const policy *p);
+const char *policy_describe(const policy *p); /* one line: "score window . quota adaptive . select top_k . tier uniform f16" */
+bool policy_is_full(const policy *p);         /* keeps everything in tier 0, whatever its format */
+/* Layouts chosen by the engine for the tiers (byte budgets need item sizes); before the first decision, once. */
+MUST err policy_bind(policy *p, const page_layout *layouts);
+
+/* One per sequence. */
+MUST err policy_state_create(const policy *p, uint64_t seed, policy_state **out);
+MUST err policy_state_clone(const policy_state *s, policy_state **out);
+void policy_state_destroy(policy_state *s);
+
+/* One layer at prefill end: n items per head at positions 0..n-1. */
+typedef struct policy_layer {
+    int layer, n;
+    const float *signal[POLICY_MAX_SIGNALS]; /* each [n_heads][n], raw, in the order of policy_needs.signals */
+    uint8_t *target;                         /* out [n_kv][n]: tier or KV_DROP */
+} policy_layer;
+/* Head and layer scope: called once per layer, in order, n_layers = 1; sequence scope: once with all layers. */
+MUST err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n_layers);
+
+/* Decode. Rows that may still be appended before a decision is due, counted from a sequence of n_tokens tokens (INT32_MAX: never;
+ * 0: decide now). Decisions happen between steps, before token n_tokens is appended. */
+int policy_rows_until_due(const policy *p, const policy_state *s, int n_tokens);
+typedef struct policy_columns { /* one (layer, KV head), in cache column order */
+    int layer, head, n;
+    const uint32_t *pos;
+    const uint8_t *tier;
+    const float *score; /* live column or zeros */
+    uint8_t *target;    /* out [n] */
+} policy_columns;
+/* Called with all (layer, head) pairs, layer-major: cols[layer * n_kv + head]. */
+MUST err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols);
+
+typedef struct policy_report { bool budget_clamped; int n_decisions; } policy_report;
+policy_report policy_state_report(const policy_state *s);
+
+/* `kvlab ls policies` and `kvlab schema`: the registry of stages. */
+typedef struct stage_info { const char *stage, *name, *help; } stage_info;
+int policy_list_stages(const stage_info **out);
+#endif
