@@ -1,0 +1,63 @@
+/* A sweep file resolved into points that can run: presets merged, unread keys refused, impossible points named. */
+#ifndef KVLAB_RUN_EXPERIMENT_H
+#define KVLAB_RUN_EXPERIMENT_H
+#include "conf/node.h"
+#include "conf/sweep.h"
+#include "engine/engine.h"
+#include "run/options.h"
+#include "run/results.h"
+
+typedef struct experiment_group { /* one engine and one seed */
+    char id[17];
+    char *model;            /* as the user named it: preset or path */
+    char *model_path;
+    char model_sha256[65];
+    model_params params;
+    char *backend, *isa;    /* as asked for */
+    math_mode math;
+    int threads, context;
+    uint64_t seed;
+} experiment_group;
+
+typedef struct experiment_task {
+    char *name;             /* unique: see results.h */
+    node *conf;             /* {task: lm, ...}, presets merged */
+    char *canonical;
+} experiment_task;
+
+typedef struct experiment_point {
+    char id[17];
+    char *label;
+    node *conf;             /* this point's resolved root */
+    node *policy;           /* resolved map, preset merged */
+    char *canonical;        /* what the id is the hash of */
+    char *describe;         /* policy_describe */
+    char tiers[KV_MAX_TIERS][16];
+    int n_tiers;
+    bool full;
+    int group;
+    int *tasks, n_tasks;    /* indices into experiment.tasks */
+    const sweep_point *source;
+} experiment_point;
+
+typedef struct experiment {
+    char *file, *name, *question, *dir;
+    char id[17];            /* of the sweep: all points and the text */
+    node *root;             /* the file after --set */
+    sweep sweep;
+    experiment_group *groups; int n_groups;
+    experiment_task *tasks;   int n_tasks;
+    experiment_point *points; int n_points;
+    char *text_path, *data_dir;
+    text_source *text;      /* NULL when no task wants natural text and none is installed */
+    char *text_error;       /* why it is NULL */
+    int noise_records;
+    char *yaml;             /* the file as written */
+} experiment;
+
+/* Parses, applies options (--set, --seed, --isa, --threads, --backend, --text, --data, -o), expands, resolves and checks every point. */
+MUST err experiment_load(const char *path, const options *o, experiment **out);
+void experiment_free(experiment *x);
+/* Resolved points as YAML text (mem_free): what resolved.yaml holds. */
+MUST err experiment_resolved_yaml(const experiment *x, char **out);
+#endif
