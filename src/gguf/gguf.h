@@ -28,7 +28,7 @@ const char *gguf_path(const gguf *g);
 size_t gguf_file_bytes(const gguf *g);
 
 int gguf_n_tensors(const gguf *g);
-const gguf_tensor *gguf_tensor_at(const gguf *g, int i);
+const gguf_tensor *gguf_tensor_at(const gguf *g, int i); /* entries of one array: i == pointer - gguf_tensor_at(g, 0) */
 const gguf_tensor *gguf_tensor_find(const gguf *g, const char *name); /* NULL if absent */
 /* Demands name, shape (n_dims values, dim[0] first) and a type that kvlab decodes. */
 MUST err gguf_tensor_demand(const gguf *g, const char *name, int n_dims, const uint64_t *dim, const gguf_tensor **out);

@@ -24,6 +24,8 @@ typedef struct wtype_info {
 
 const wtype_info *wtype_find(uint32_t file_value); /* NULL if unsupported */
 const char *wtype_file_name(uint32_t file_value);  /* also names the unsupported ones: "Q4_K", "type 77" */
+/* Block sizes of any type the format knows, decoded or not; false for an unknown value. */
+bool wtype_file_block(uint32_t file_value, int *block, int *block_bytes);
 const char *wtype_supported(void);                 /* "F32 F16 Q4_1 Q8_0 BF16" */
 size_t wtype_row_bytes(wtype t, size_t n_cols);
 #endif
