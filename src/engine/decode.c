@@ -1,0 +1,200 @@
+/* Decoding: extend (many rows of one sequence) and step (one row of many) are the same pass over groups of rows. */
+#include "engine/engine_impl.h"
+
+#include <limits.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+/* Consecutive rows of one sequence inside a pass. */
+typedef struct row_group {
+    seq *s;
+    int first, n; /* rows */
+} row_group;
+
+typedef struct decode {
+    engine *e;
+    const row_group *groups;
+    int n_groups, m; /* rows in all */
+    const int32_t *ids;
+    const uint32_t *pos, *slot_pos; /* [m] absolute, and the query's cache slot (StreamingLLM) */
+    bool any_slot;
+    attn_job *jobs; /* [n_layers][n_groups * n_kv] */
+    float *logits;  /* [m][n_vocab] or NULL */
+} decode;
+
+static void append_rows(const par *p, const decode *a, const rows_pass *r, int layer) {
+    const model_params *mp = &a->e->m->p;
+    size_t d = (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * d;
+    ptrdiff_t lo, hi;
+    for (int g = 0; g < a->n_groups; g++) {
+        const row_group *grp = &a->groups[g];
+        par_range(p, (ptrdiff_t)grp->n * mp->n_kv, &lo, &hi);
+        for (ptrdiff_t u = lo; u < hi; u++) {
+            int row = (int)(u / mp->n_kv), h = (int)(u % mp->n_kv);
+            size_t at = (size_t)(grp->first + row) * kv_dim + (size_t)h * d;
+            cache_append(grp->s->c, layer, h, row, r->k + at, r->v + at);
+        }
+    }
+    par_barrier(p);
+}
+
+static void decode_body(const par *p, void *arg) {
+    const decode *a = arg;
+    engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    const backend *be = e->m->be;
+    size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim;
+    int jobs_per_layer = a->n_groups * mp->n_kv;
+    rows_pass r = rows_make(e, a->m);
+    r.pos = a->pos;
+    rows_embed(p, &r, a->ids);
+    for (int layer = 0; layer < mp->n_layers; layer++) {
+        const model_layer *y = &e->m->layers[layer];
+        rows_qkv(p, &r, y);
+        if (a->any_slot) { /* rotated from the unrotated query with the same table: no eviction gives the same bits as plain */
+            ptrdiff_t lo, hi;
+            par_range(p, a->m, &lo, &hi);
+            memcpy((float *)e->q_slot.p + (size_t)lo * q_dim, r.q + (size_t)lo * q_dim, sizeof(float) * (size_t)(hi - lo) * q_dim);
+            par_barrier(p);
+            be->rope(p, &e->m->rope, a->slot_pos, e->q_slot.p, q_dim, a->m, mp->n_heads, mp->head_dim);
+        }
+        rows_rope_and_round(p, &r);
+        append_rows(p, a, &r, layer);
+        attn_batch b = {a->jobs + (size_t)layer * (size_t)jobs_per_layer, jobs_per_layer,
+                        pool_base(cache_space_pool(a->groups[0].s->space)), e->op.p};
+        be->attn_decode(p, &b);
+        par_barrier(p);
+        rows_output_and_ffn(p, &r, y);
+    }
+    if (a->logits) rows_logits(p, &r, a->logits);
+}
+
+/* Jobs of every layer, planned once per pass: page tables do not change inside it. */
+static void plan_jobs(decode *a) {
+    engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    size_t d = (size_t)mp->head_dim, q_dim = (size_t)mp->n_heads * d;
+    int group = mp->n_heads / mp->n_kv;
+    attn_job *j = a->jobs;
+    for (int layer = 0; layer < mp->n_layers; layer++)
+        for (int g = 0; g < a->n_groups; g++) {
+            const row_group *grp = &a->groups[g];
+            const policy_needs *need = policy_get_needs(grp->s->pol);
+            for (int h = 0; h < mp->n_kv; h++, j++) {
+                size_t at = (size_t)grp->first * q_dim + (size_t)h * (size_t)group * d;
+                *j = (attn_job){.ldq = q_dim, .out = (float *)e->attn.p + at, .ldo = q_dim, .n_rows = grp->n, .group = group,
+                                .head_dim = mp->head_dim, .scale = mp->attn_scale, .live = need->live};
+                j->q[ATTN_PLAIN] = (float *)e->q.p + at;
+                if (need->slot_sinks) j->q[ATTN_SLOT] = (float *)e->q_slot.p + at;
+                j->n_segs = cache_segments(grp->s->c, layer, h, grp->n, need->slot_sinks, j->seg);
+            }
+        }
+}
+
+static MUST err decode_reserve(engine *e, int m, int n_groups, bool any_slot) {
+    const model_params *p = &e->m->p;
+    TRY(rows_reserve(e, m));
+    if (any_slot) TRY(scratch_need(&e->q_slot, MEM_SCRATCH, sizeof(float) * (size_t)m * (size_t)p->n_heads * (size_t)p->head_dim));
+    return scratch_need(&e->jobs, MEM_SCRATCH, sizeof(attn_job) * (size_t)p->n_layers * (size_t)n_groups * (size_t)p->n_kv);
+}
+
+static MUST err op_reserve(const decode *a) {
+    engine *e = a->e;
+    int per_layer = a->n_groups * e->m->p.n_kv;
+    for (int layer = 0; layer < e->m->p.n_layers; layer++) { /* adaptive policies hold unequal layers */
+        attn_batch b = {a->jobs + (size_t)layer * (size_t)per_layer, per_layer, NULL, NULL};
+        TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->attn_scratch_bytes(&b, e->threads)));
+    }
+    return OK;
+}
+
+static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m, const int32_t *ids, float *logits) {
+    const model_params *p = &e->m->p;
+    for (int i = 0; i < m; i++)
+        if (ids[i] < 0 || ids[i] >= p->n_vocab) return ERR(ERR_USAGE, "token id %d is outside the vocabulary of %d", ids[i], p->n_vocab);
+    bool any_slot = false;
+    for (int g = 0; g < n_groups; g++) {
+        const row_group *grp = &groups[g];
+        int have = cache_n_tokens(grp->s->c);
+        if (grp->s->space != groups[0].s->space) return ERR(ERR_USAGE, "sequences of one step must share a pool");
+        if (have + grp->n > e->context)
+            return ERR(ERR_USAGE, "%d tokens after %d exceed the context of %d", grp->n, have, e->context);
+        any_slot |= policy_get_needs(grp->s->pol)->slot_sinks > 0;
+    }
+    TRY(decode_reserve(e, m, n_groups, any_slot));
+    for (int g = 0; g < n_groups; g++) TRY(cache_reserve(groups[g].s->c, groups[g].n));
+    uint32_t *pos = e->ids_pos.p, *slot_pos = pos + m;
+    for (int g = 0; g < n_groups; g++) {
+        const cache *c = groups[g].s->c;
+        uint32_t have = (uint32_t)cache_n_tokens(c), evicted = have - (uint32_t)cache_n_items_head(c, 0, 0);
+        for (int i = 0; i < groups[g].n; i++) {
+            pos[groups[g].first + i] = have + (uint32_t)i;
+            slot_pos[groups[g].first + i] = have + (uint32_t)i - evicted;
+        }
+    }
+    decode a = {e, groups, n_groups, m, ids, pos, slot_pos, any_slot, e->jobs.p, logits};
+    plan_jobs(&a);
+    TRY(op_reserve(&a));
+    par_run(e->threads, decode_body, &a);
+    for (int g = 0; g < n_groups; g++) cache_commit(groups[g].s->c, groups[g].n);
+    return OK;
+}
+
+/* Decode triggers run between steps, before the next token is appended. */
+MUST err seq_decide_if_due(seq *s) {
+    int n_tokens = cache_n_tokens(s->c);
+    if (policy_rows_until_due(s->pol, s->state, n_tokens) > 0) return OK;
+    double start = clock_now();
+    engine *e = s->e;
+    const model_params *p = &e->m->p;
+    size_t n_cols = (size_t)p->n_layers * (size_t)p->n_kv, n_items = 0;
+    for (int l = 0; l < p->n_layers; l++)
+        for (int h = 0; h < p->n_kv; h++) n_items += (size_t)cache_n_items_head(s->c, l, h);
+    TRY(scratch_need(&e->columns, MEM_POLICY, n_cols * sizeof(policy_columns) + n_items * (2 * sizeof(uint32_t) + 2)));
+    policy_columns *cols = e->columns.p;
+    uint32_t *pos = (uint32_t *)(cols + n_cols);
+    float *score = (float *)(pos + n_items);
+    uint8_t *tier = (uint8_t *)(score + n_items), *target = tier + n_items;
+    size_t at = 0;
+    for (int l = 0; l < p->n_layers; l++)
+        for (int h = 0; h < p->n_kv; h++) {
+            item_columns ic = {0, pos + at, tier + at, score + at};
+            cache_columns(s->c, l, h, &ic);
+            cols[l * p->n_kv + h] = (policy_columns){l, h, ic.n, ic.pos, ic.tier, ic.score, target + at};
+            at += (size_t)ic.n;
+        }
+    TRY(policy_decode(s->pol, s->state, n_tokens, cols));
+    for (size_t i = 0; i < n_cols; i++) TRY(cache_apply(s->c, cols[i].layer, cols[i].head, cols[i].target));
+    space_trim(s->space);
+    s->policy_seconds += clock_now() - start;
+    if (policy_rows_until_due(s->pol, s->state, n_tokens) <= 0)
+        return ERR(ERR_FAILED, "policy '%s' is due again right after its decision at token %d", policy_describe(s->pol), n_tokens);
+    return OK;
+}
+
+MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
+    engine *e = s->e;
+    bool live = policy_get_needs(s->pol)->live.on;
+    for (int done = 0; done < n;) {
+        TRY(seq_decide_if_due(s));
+        int m = n - done, until = policy_rows_until_due(s->pol, s->state, cache_n_tokens(s->c));
+        if (m > EXTEND_ROWS) m = EXTEND_ROWS;
+        if (m > until) m = until;
+        if (live) m = 1;
+        row_group g = {s, 0, m};
+        TRY(run_rows(e, &g, 1, m, ids + done, logits ? logits + (size_t)done * (size_t)e->m->p.n_vocab : NULL));
+        done += m;
+    }
+    return OK;
+}
+
+MUST err engine_step(engine *e, seq **seqs, const int32_t *ids, int n, float *logits) {
+    enum { MAX_BATCH = 4096 };
+    if (n < 1 || n > MAX_BATCH) return ERR(ERR_USAGE, "a step takes 1 to %d sequences, not %d", MAX_BATCH, n);
+    for (int i = 0; i < n; i++) TRY(seq_decide_if_due(seqs[i]));
+    TRY(scratch_need(&e->groups, MEM_SCRATCH, sizeof(row_group) * (size_t)n));
+    row_group *groups = e->groups.p;
+    for (int i = 0; i < n; i++) groups[i] = (row_group){seqs[i], i, 1};
+    return run_rows(e, groups, n, n, ids, logits);
+}

@@ -1,0 +1,271 @@
+/* Prefill, layer-major: a layer is computed for the whole prompt and finished (or kept in a snapshot) before the next begins, so the
+ * peak is the compressed cache plus one layer. Attention is tiled; no T x T matrix exists. */
+#include "engine/engine_impl.h"
+
+#include <string.h>
+
+typedef struct prefill {
+    engine *e;
+    const int32_t *ids;
+    int n_tokens, n_tail;
+    snapshot *snap; /* keep everything there, or ... */
+    finish *fin;    /* ... finish each layer into a cache */
+    float *logits;  /* [n_vocab] of the last token, or NULL */
+    err e_out;
+} prefill;
+
+static MUST err prefill_reserve(engine *e, int n) {
+    const model_params *p = &e->m->p;
+    size_t f = sizeof(float) * (size_t)n, q_dim = (size_t)p->n_heads * (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * (size_t)p->head_dim;
+    TRY(rows_reserve(e, n < PREFILL_ROWS ? n : PREFILL_ROWS));
+    TRY(scratch_need(&e->x, MEM_SCRATCH, f * (size_t)p->n_embd));
+    TRY(scratch_need(&e->q, MEM_SCRATCH, f * q_dim));
+    TRY(scratch_need(&e->attn, MEM_SCRATCH, f * q_dim));
+    TRY(scratch_need(&e->kh, MEM_SCRATCH, f * kv_dim));
+    TRY(scratch_need(&e->vh, MEM_SCRATCH, f * kv_dim));
+    TRY(scratch_need(&e->lse, MEM_SCRATCH, f * (size_t)p->n_heads));
+    TRY(scratch_need(&e->ids_pos, MEM_SCRATCH, sizeof(uint32_t) * 2 * (size_t)n));
+    attn_prefill a = {.n_tokens = n, .n_heads = p->n_heads, .n_kv = p->n_kv, .head_dim = p->head_dim};
+    return scratch_need(&e->op, MEM_SCRATCH, e->m->be->prefill_scratch_bytes(&a, e->threads));
+}
+
+/* The pass over rows first .. first + m - 1 of the prompt: whole-prompt buffers are offset, chunk buffers are reused. */
+static rows_pass chunk_of(engine *e, int first, int m) {
+    const model_params *p = &e->m->p;
+    size_t at = (size_t)first, q_dim = (size_t)p->n_heads * (size_t)p->head_dim;
+    rows_pass r = rows_make(e, m);
+    r.pos += at;
+    r.x += at * (size_t)p->n_embd;
+    r.q += at * q_dim;
+    r.attn += at * q_dim;
+    return r;
+}
+
+/* Token-major rows of one chunk into the head-major K and V of the layer. */
+static void scatter_kv(const par *p, const rows_pass *r, int first, int n_tokens) {
+    const model_params *mp = &r->e->m->p;
+    size_t d = (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * d;
+    float *kh = r->e->kh.p, *vh = r->e->vh.p;
+    ptrdiff_t lo, hi;
+    par_range(p, r->m, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++)
+        for (int h = 0; h < mp->n_kv; h++) {
+            size_t to = ((size_t)h * (size_t)n_tokens + (size_t)(first + i)) * d, from = (size_t)i * kv_dim + (size_t)h * d;
+            memcpy(kh + to, r->k + from, sizeof(float) * d);
+            memcpy(vh + to, r->v + from, sizeof(float) * d);
+        }
+    par_barrier(p);
+}
+
+static void keep_layer(const par *p, prefill *a, int layer) {
+    engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    snapshot *s = a->snap;
+    size_t n_heads = (size_t)mp->n_heads, row = n_heads * (size_t)mp->head_dim, tail = (size_t)a->n_tail;
+    snapshot_put_layer(s, p, layer, e->kh.p, e->vh.p);
+    if (p->ith == 0) {
+        memcpy(s->q_tail + (size_t)layer * tail * row, (float *)e->q.p + (size_t)(a->n_tokens - a->n_tail) * row, sizeof(float) * tail * row);
+        for (size_t h = 0; h < n_heads; h++)
+            memcpy(s->lse_tail + ((size_t)layer * n_heads + h) * tail,
+                   (float *)e->lse.p + h * (size_t)a->n_tokens + (size_t)(a->n_tokens - a->n_tail), sizeof(float) * tail);
+    }
+    par_barrier(p);
+}
+
+static MUST err layer_of(const par *p, prefill *a, int layer) {
+    engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    const model_layer *y = &e->m->layers[layer];
+    for (int first = 0; first < a->n_tokens; first += PREFILL_ROWS) {
+        int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
+        rows_pass r = chunk_of(e, first, m);
+        if (layer == 0) rows_embed(p, &r, a->ids + first);
+        rows_qkv(p, &r, y);
+        rows_rope_and_round(p, &r);
+        scatter_kv(p, &r, first, a->n_tokens);
+    }
+    attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = e->lse.p, .n_tokens = a->n_tokens,
+                       .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .scratch = e->op.p};
+    e->m->be->attn_prefill(p, &at);
+    par_barrier(p);
+    if (a->snap) keep_layer(p, a, layer);
+    else TRY(finish_layer(p, a->fin, layer));
+    /* after the last layer only the last row is needed */
+    int start = layer + 1 < mp->n_layers ? 0 : a->n_tokens - 1;
+    for (int first = start; first < a->n_tokens; first += PREFILL_ROWS) {
+        int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
+        rows_pass r = chunk_of(e, first, m);
+        rows_output_and_ffn(p, &r, y);
+    }
+    return OK;
+}
+
+static void prefill_body(const par *p, void *arg) {
+    prefill *a = arg;
+    engine *e = a->e;
+    for (int i = 0; i < e->m->p.n_layers; i++) {
+        err r = layer_of(p, a, i);
+        if (r != OK) { /* the same on every thread */
+            if (p->ith == 0) a->e_out = r;
+            return;
+        }
+    }
+    if (a->logits) {
+        rows_pass last = chunk_of(e, a->n_tokens - 1, 1);
+        rows_logits(p, &last, a->logits);
+    }
+}
+
+static MUST err check_prompt(const engine *e, const int32_t *ids, int n) {
+    if (n < 1) return ERR(ERR_USAGE, "the prompt is empty");
+    if (n > e->context) return ERR(ERR_USAGE, "the prompt has %d tokens, the context holds %d", n, e->context);
+    for (int i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= e->m->p.n_vocab)
+            return ERR(ERR_USAGE, "token id %d at index %d is outside the vocabulary of %d", ids[i], i, e->m->p.n_vocab);
+    return OK;
+}
+
+static MUST err run_prefill(prefill *a) {
+    engine *e = a->e;
+    TRY(prefill_reserve(e, a->n_tokens));
+    uint32_t *pos = e->ids_pos.p;
+    for (int i = 0; i < a->n_tokens; i++) pos[i] = (uint32_t)i;
+    par_run(e->threads, prefill_body, a);
+    return a->e_out;
+}
+
+static int tail_of(int n) { return n < SNAPSHOT_TAIL_ROWS ? n : SNAPSHOT_TAIL_ROWS; }
+
+MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out) {
+    const model_params *p = &e->m->p;
+    TRY(check_prompt(e, ids, n));
+    snapshot *s;
+    TRY(snapshot_create((snapshot_shape){p->n_layers, p->n_heads, p->n_kv, p->head_dim, p->n_vocab, e->m->be->math == MATH_FAST}, n, ids, &s));
+    prefill a = {.e = e, .ids = ids, .n_tokens = n, .n_tail = tail_of(n), .snap = s, .logits = s->logits};
+    err r = run_prefill(&a);
+    if (r != OK) {
+        snapshot_destroy(s);
+        return r;
+    }
+    *out = s;
+    return OK;
+}
+
+/* ---- forks ---- */
+
+typedef struct fork_args {
+    seq *s;
+    const snapshot *snap;
+    finish fin;
+    err e_out;
+} fork_args;
+
+static void fork_load(const par *p, fork_args *a, int layer) {
+    engine *e = a->s->e;
+    size_t row = (size_t)e->m->p.n_heads * (size_t)e->m->p.head_dim;
+    snapshot_get_layer(a->snap, p, layer, e->kh.p, e->vh.p);
+    if (p->ith == 0) a->fin.q_tail = a->snap->q_tail + (size_t)layer * (size_t)a->snap->n_tail * row;
+    par_barrier(p);
+}
+
+/* Head and layer scope: layer by layer, as in the real flow. */
+static void fork_body(const par *p, void *arg) {
+    fork_args *a = arg;
+    for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
+        fork_load(p, a, i);
+        err r = finish_layer(p, &a->fin, i);
+        if (r != OK) {
+            if (p->ith == 0) a->e_out = r;
+            return;
+        }
+    }
+}
+
+/* Sequence scope: signals of all layers, one decision, then all layers. */
+static void fork_signals_body(const par *p, void *arg) {
+    fork_args *a = arg;
+    for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
+        fork_load(p, a, i);
+        finish_signals(p, &a->fin, i);
+    }
+}
+static void fork_fill_body(const par *p, void *arg) {
+    fork_args *a = arg;
+    for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
+        fork_load(p, a, i);
+        err r = cache_fill(a->s->c, p, i, a->fin.n_tokens, a->fin.k, a->fin.v, finish_policy_layer(&a->fin, i, i).target);
+        if (r != OK) {
+            if (p->ith == 0) a->e_out = r;
+            return;
+        }
+    }
+}
+static MUST err fork_sequence_scope(fork_args *a) {
+    engine *e = a->s->e;
+    int n_layers = e->m->p.n_layers;
+    par_run(e->threads, fork_signals_body, a);
+    policy_layer *layers;
+    TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_layers, &layers));
+    for (int i = 0; i < n_layers; i++) layers[i] = finish_policy_layer(&a->fin, i, i);
+    err r = policy_prefill(a->s->pol, a->s->state, layers, n_layers);
+    mem_free(layers);
+    if (r != OK) return r;
+    par_run(e->threads, fork_fill_body, a);
+    return a->e_out;
+}
+
+static MUST err fill_from(seq *s, const snapshot *snap) {
+    engine *e = s->e;
+    const model_params *p = &e->m->p;
+    int n = snap->n_tokens;
+    bool whole = policy_get_needs(s->pol)->scope == SCOPE_SEQUENCE;
+    size_t kv = sizeof(float) * (size_t)n * (size_t)p->n_kv * (size_t)p->head_dim;
+    TRY(scratch_need(&e->kh, MEM_SCRATCH, kv));
+    TRY(scratch_need(&e->vh, MEM_SCRATCH, kv));
+    TRY(finish_reserve(e, s->pol, n, whole ? p->n_layers : 1));
+    fork_args a = {.s = s, .snap = snap};
+    a.fin = (finish){.s = s, .n_tokens = n, .n_tail = snap->n_tail, .k = e->kh.p, .v = e->vh.p};
+    if (whole) TRY(fork_sequence_scope(&a));
+    else par_run(e->threads, fork_body, &a);
+    TRY(a.e_out);
+    cache_set_n_tokens(s->c, n);
+    space_trim(s->space);
+    return OK;
+}
+
+MUST err seq_fork(engine *e, cache_space *space, const snapshot *snap, policy *p, uint64_t seed, float *logits, seq **out) {
+    seq *s;
+    TRY(seq_create(e, space, p, seed, &s));
+    err r = fill_from(s, snap);
+    if (r != OK) {
+        seq_destroy(s);
+        return r;
+    }
+    if (logits) memcpy(logits, snap->logits, sizeof(float) * (size_t)e->m->p.n_vocab);
+    *out = s;
+    return OK;
+}
+
+MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits) {
+    engine *e = s->e;
+    if (cache_n_tokens(s->c)) return ERR(ERR_USAGE, "the sequence already holds %d tokens: a prompt needs an empty one", cache_n_tokens(s->c));
+    TRY(check_prompt(e, ids, n));
+    if (policy_get_needs(s->pol)->scope == SCOPE_SEQUENCE) { /* decided after the last layer: all layers are kept until then */
+        snapshot *snap;
+        TRY(engine_snapshot(e, ids, n, &snap));
+        err r = fill_from(s, snap);
+        if (r == OK && logits) memcpy(logits, snap->logits, sizeof(float) * (size_t)e->m->p.n_vocab);
+        snapshot_destroy(snap);
+        return r;
+    }
+    size_t row = (size_t)e->m->p.n_heads * (size_t)e->m->p.head_dim;
+    int n_tail = tail_of(n);
+    TRY(prefill_reserve(e, n));
+    TRY(finish_reserve(e, s->pol, n, 1));
+    finish fin = {.s = s, .n_tokens = n, .n_tail = n_tail, .k = e->kh.p, .v = e->vh.p, .q_tail = (float *)e->q.p + (size_t)(n - n_tail) * row};
+    prefill a = {.e = e, .ids = ids, .n_tokens = n, .n_tail = n_tail, .fin = &fin, .logits = logits};
+    TRY(run_prefill(&a));
+    cache_set_n_tokens(s->c, n);
+    space_trim(s->space);
+    return OK;
+}

@@ -1,0 +1,109 @@
+/* Rows through a layer: what is the same for a prompt's chunk, an extend and a batched step. Every row's numbers depend on that row
+ * alone, so any grouping of rows gives the same bits. */
+#include "engine/engine_impl.h"
+
+#include <math.h>
+
+MUST err rows_reserve(engine *e, int m) {
+    const model_params *p = &e->m->p;
+    size_t rows = (size_t)m, f = sizeof(float) * rows;
+    int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv * p->head_dim;
+    int widest = p->n_ff > q_dim ? p->n_ff : q_dim;
+    if (p->n_embd > widest) widest = p->n_embd;
+    TRY(scratch_need(&e->x, MEM_SCRATCH, f * (size_t)p->n_embd));
+    TRY(scratch_need(&e->norm, MEM_SCRATCH, f * (size_t)p->n_embd));
+    TRY(scratch_need(&e->q, MEM_SCRATCH, f * (size_t)q_dim));
+    TRY(scratch_need(&e->k, MEM_SCRATCH, f * (size_t)kv_dim));
+    TRY(scratch_need(&e->v, MEM_SCRATCH, f * (size_t)kv_dim));
+    TRY(scratch_need(&e->attn, MEM_SCRATCH, f * (size_t)q_dim));
+    TRY(scratch_need(&e->gate, MEM_SCRATCH, f * (size_t)p->n_ff));
+    TRY(scratch_need(&e->up, MEM_SCRATCH, f * (size_t)p->n_ff));
+    TRY(scratch_need(&e->act, MEM_SCRATCH, e->m->be->act_bytes(m, widest)));
+    return scratch_need(&e->ids_pos, MEM_SCRATCH, sizeof(uint32_t) * 2 * rows);
+}
+
+rows_pass rows_make(engine *e, int m) {
+    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p};
+}
+
+void rows_embed(const par *p, const rows_pass *r, const int32_t *ids) {
+    const model *m = r->e->m;
+    ptrdiff_t lo, hi;
+    par_range(p, r->m, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) model_embed_row(m, ids[i], r->x + i * m->p.n_embd);
+    par_barrier(p);
+}
+
+/* Prepares x [m][k] in the engine's activation buffer; barriers before (x is being written) are the caller's. */
+static act prepare(const par *p, const rows_pass *r, const float *x, int k) {
+    act a = {r->m, k, x, r->e->act.p};
+    r->e->m->be->act_prepare(p, &a);
+    par_barrier(p);
+    return a;
+}
+
+void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
+    const model_params *mp = &r->e->m->p;
+    const backend *be = r->e->m->be;
+    size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
+    be->rms_norm(p, r->x, y->attn_norm, mp->norm_eps, r->m, mp->n_embd, r->e->norm.p);
+    par_barrier(p);
+    act a = prepare(p, r, r->e->norm.p, mp->n_embd);
+    be->linear(p, y->q, &a, r->q, q_dim, false);
+    be->linear(p, y->k, &a, r->k, kv_dim, false);
+    be->linear(p, y->v, &a, r->v, kv_dim, false);
+    par_barrier(p);
+}
+
+/* The only place where K and V lose precision before a format does (design section 4). */
+static void round_rows(const par *p, const rows_pass *r) {
+    const model_params *mp = &r->e->m->p;
+    if (r->e->m->be->math == MATH_EXACT) return;
+    size_t kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
+    ptrdiff_t lo, hi;
+    par_range(p, r->m, &lo, &hi);
+    for (size_t i = (size_t)lo * kv_dim; i < (size_t)hi * kv_dim; i++) {
+        r->k[i] = f32_round_f16(r->k[i]);
+        r->v[i] = f32_round_f16(r->v[i]);
+    }
+}
+
+void rows_rope_and_round(const par *p, const rows_pass *r) {
+    const model_params *mp = &r->e->m->p;
+    const backend *be = r->e->m->be;
+    size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
+    be->rope(p, &r->e->m->rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
+    be->rope(p, &r->e->m->rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
+    par_barrier(p);
+    round_rows(p, r);
+    par_barrier(p);
+}
+
+void rows_output_and_ffn(const par *p, const rows_pass *r, const model_layer *y) {
+    const model_params *mp = &r->e->m->p;
+    const backend *be = r->e->m->be;
+    engine *e = r->e;
+    act a = prepare(p, r, r->attn, mp->n_heads * mp->head_dim);
+    be->linear(p, y->o, &a, r->x, (size_t)mp->n_embd, true);
+    par_barrier(p);
+    be->rms_norm(p, r->x, y->ffn_norm, mp->norm_eps, r->m, mp->n_embd, e->norm.p);
+    par_barrier(p);
+    a = prepare(p, r, e->norm.p, mp->n_embd);
+    be->linear(p, y->gate, &a, e->gate.p, (size_t)mp->n_ff, false);
+    be->linear(p, y->up, &a, e->up.p, (size_t)mp->n_ff, false);
+    par_barrier(p);
+    be->silu_mul(p, e->gate.p, e->up.p, e->gate.p, (size_t)r->m * (size_t)mp->n_ff);
+    par_barrier(p);
+    a = prepare(p, r, e->gate.p, mp->n_ff);
+    be->linear(p, y->down, &a, r->x, (size_t)mp->n_embd, true);
+    par_barrier(p);
+}
+
+void rows_logits(const par *p, const rows_pass *r, float *logits) {
+    const model *m = r->e->m;
+    m->be->rms_norm(p, r->x, m->out_norm, m->p.norm_eps, r->m, m->p.n_embd, r->e->norm.p);
+    par_barrier(p);
+    act a = prepare(p, r, r->e->norm.p, m->p.n_embd);
+    m->be->linear(p, m->head, &a, logits, (size_t)m->p.n_vocab, false);
+    par_barrier(p);
+}

@@ -1,0 +1,155 @@
+/* Loading: every tensor is demanded with its shape, packed by the backend; tensors that nobody asked for are refused. */
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+/* Tensor names already bound, to find strangers afterwards. */
+typedef struct loader {
+    model *m;
+    bool *used; /* [n_tensors] */
+    float *norm_next;
+} loader;
+
+static void mark_used(loader *l, const gguf_tensor *t) { l->used[t - gguf_tensor_at(l->m->file, 0)] = true; }
+
+static MUST err bind_matrix(loader *l, const char *name, int n_rows, int n_cols, packed_weight **out) {
+    uint64_t dim[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
+    const gguf_tensor *t;
+    TRY(gguf_tensor_demand(l->m->file, name, 2, dim, &t));
+    mark_used(l, t);
+    weight_src src = {t->data, (wtype)t->type, n_rows, n_cols, name};
+    return l->m->be->weight_pack(l->m->be, &src, out);
+}
+
+static MUST err bind_norm(loader *l, const char *name, int n, const float **out) {
+    uint64_t dim[1] = {(uint64_t)n};
+    const gguf_tensor *t;
+    TRY(gguf_tensor_demand(l->m->file, name, 1, dim, &t));
+    mark_used(l, t);
+    wtype_find(t->type)->decode(t->data, l->norm_next, (size_t)n);
+    *out = l->norm_next;
+    l->norm_next += n;
+    return OK;
+}
+
+static MUST err load_layer(loader *l, int i) {
+    const model_params *p = &l->m->p;
+    model_layer *y = &l->m->layers[i];
+    int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv * p->head_dim;
+    struct { const char *name; int rows, cols; packed_weight **out; } mats[] = {
+        {"attn_q", q_dim, p->n_embd, &y->q},       {"attn_k", kv_dim, p->n_embd, &y->k},
+        {"attn_v", kv_dim, p->n_embd, &y->v},      {"attn_output", p->n_embd, q_dim, &y->o},
+        {"ffn_gate", p->n_ff, p->n_embd, &y->gate}, {"ffn_up", p->n_ff, p->n_embd, &y->up},
+        {"ffn_down", p->n_embd, p->n_ff, &y->down},
+    };
+    char name[64];
+    for (size_t j = 0; j < sizeof mats / sizeof *mats; j++) {
+        snprintf(name, sizeof name, "blk.%d.%s.weight", i, mats[j].name);
+        TRY(bind_matrix(l, name, mats[j].rows, mats[j].cols, mats[j].out));
+    }
+    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
+    TRY(bind_norm(l, name, p->n_embd, &y->attn_norm));
+    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i);
+    return bind_norm(l, name, p->n_embd, &y->ffn_norm);
+}
+
+/* Angles in f64: f32 pos * theta would lose log2(pos) bits. */
+static MUST err make_rope(model *m, int n_pos) {
+    int half = m->p.rope_dims / 2;
+    float *cs;
+    TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * 2 * (size_t)n_pos * (size_t)half, &cs));
+    float *sn = cs + (size_t)n_pos * (size_t)half;
+    for (int i = 0; i < half; i++) {
+        double theta = pow((double)m->p.rope_base, -2.0 * i / m->p.rope_dims);
+        for (int pos = 0; pos < n_pos; pos++) {
+            cs[(size_t)pos * (size_t)half + (size_t)i] = (float)cos(pos * theta);
+            sn[(size_t)pos * (size_t)half + (size_t)i] = (float)sin(pos * theta);
+        }
+    }
+    m->rope = (rope_table){cs, sn, n_pos, m->p.rope_dims, false};
+    return OK;
+}
+
+static MUST err load_all(loader *l) {
+    model *m = l->m;
+    const model_params *p = &m->p;
+    uint64_t embed_dim[2] = {(uint64_t)p->n_embd, (uint64_t)p->n_vocab};
+    TRY(gguf_tensor_demand(m->file, "token_embd.weight", 2, embed_dim, &m->embed));
+    mark_used(l, m->embed);
+    for (int i = 0; i < p->n_layers; i++) TRY(load_layer(l, i));
+    TRY(bind_norm(l, "output_norm.weight", p->n_embd, &m->out_norm));
+    bool tied = gguf_tensor_find(m->file, "output.weight") == NULL;
+    TRY(bind_matrix(l, tied ? "token_embd.weight" : "output.weight", p->n_vocab, p->n_embd, &m->head));
+    for (int i = 0; i < gguf_n_tensors(m->file); i++)
+        if (!l->used[i]) {
+            gguf_str n = gguf_tensor_at(m->file, i)->name;
+            return ERR(ERR_UNSUPPORTED, "%s: tensor '%.*s' is not part of architecture %s as kvlab runs it", gguf_path(m->file),
+                       (int)(n.n < 128 ? n.n : 128), n.p, p->arch);
+        }
+    return OK;
+}
+
+MUST err model_load(const char *path, const backend *be, int context, model **out) {
+    model *m;
+    TRY(mem_alloc(MEM_OTHER, sizeof *m, &m));
+    m->be = be;
+    loader l = {.m = m};
+    err e;
+    GOTO(fail, e, gguf_open(path, &m->file));
+    GOTO(fail, e, model_read_params(m->file, &m->p));
+    if (context > m->p.context) {
+        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model is trained for %d", path, context, m->p.context);
+        goto fail;
+    }
+    size_t n_norm = ((size_t)m->p.n_layers * 2 + 1) * (size_t)m->p.n_embd;
+    GOTO(fail, e, mem_alloc(MEM_OTHER, sizeof *m->layers * (size_t)m->p.n_layers, &m->layers));
+    GOTO(fail, e, mem_alloc(MEM_WEIGHTS, sizeof(float) * n_norm, &m->owned_norms));
+    GOTO(fail, e, mem_alloc(MEM_OTHER, (size_t)gguf_n_tensors(m->file), &l.used));
+    l.norm_next = m->owned_norms;
+    GOTO(fail, e, load_all(&l));
+    GOTO(fail, e, make_rope(m, context ? context : m->p.context));
+    mem_free(l.used);
+    *out = m;
+    return OK;
+fail:
+    mem_free(l.used);
+    model_free(m);
+    return e;
+}
+
+void model_free(model *m) {
+    if (!m) return;
+    if (m->layers)
+        for (int i = 0; i < m->p.n_layers; i++) {
+            model_layer *y = &m->layers[i];
+            packed_weight *w[] = {y->q, y->k, y->v, y->o, y->gate, y->up, y->down};
+            for (size_t j = 0; j < sizeof w / sizeof *w; j++)
+                if (w[j]) m->be->weight_free(w[j]);
+        }
+    if (m->head) m->be->weight_free(m->head);
+    mem_free((void *)m->rope.cos);
+    mem_free(m->owned_norms);
+    mem_free(m->layers);
+    if (m->file) gguf_close(m->file);
+    mem_free(m);
+}
+
+void model_embed_row(const model *m, int32_t id, float *out) {
+    size_t row_bytes = wtype_row_bytes((wtype)m->embed->type, (size_t)m->p.n_embd);
+    const wtype_info *t = wtype_find(m->embed->type);
+    t->decode((const char *)m->embed->data + (size_t)id * row_bytes, out, (size_t)m->p.n_embd);
+}
+
+size_t model_decode_bytes(const model *m) {
+    size_t sum = m->be->weight_bytes(m->head);
+    for (int i = 0; i < m->p.n_layers; i++) {
+        const model_layer *y = &m->layers[i];
+        const packed_weight *w[] = {y->q, y->k, y->v, y->o, y->gate, y->up, y->down};
+        for (size_t j = 0; j < sizeof w / sizeof *w; j++) sum += m->be->weight_bytes(w[j]);
+    }
+    return sum;
+}
