@@ -72,15 +72,15 @@ MUST err results_from_header(const json_t *header, const char *dir, results **ou
 /* Takes over *rec when it belongs here (zeroes it) and updates the counts; records of unknown points or tasks are left out. */
 MUST err results_add(results *r, unit_record *rec);
 
-static inline unit_record *results_unit(const results *r, int point, int task, int item) {
-    return r->unit[((size_t)point * (size_t)r->n_tasks + (size_t)task) * (size_t)r->max_items + (size_t)item];
+static inline unit_record *results_unit(const results *r, int p, int t, int i) {
+    return r->unit[((size_t)p * (size_t)r->n_tasks + (size_t)t) * (size_t)r->max_items + (size_t)i];
 }
-static inline unit_record *results_noise(const results *r, int group, int task, int item) {
-    return r->noise[((size_t)group * (size_t)r->n_tasks + (size_t)task) * (size_t)r->max_items + (size_t)item];
+static inline unit_record *results_noise(const results *r, int g, int t, int i) {
+    return r->noise[((size_t)g * (size_t)r->n_tasks + (size_t)t) * (size_t)r->max_items + (size_t)i];
 }
-int results_find_metric(const results *r, int task, const char *name); /* -1 if the task has none of that name */
+int results_find_metric(const results *r, int t, const char *name); /* -1 if the task has none of that name */
 /* x[n_items] of one point and task by record; NaN where the unit is missing, not ok or the metric does not apply. */
-void results_column(const results *r, int point, int task, const char *metric, double *x);
+void results_column(const results *r, int p, int t, const char *metric, double *x);
 /* The same of the noise floor of a group. */
-void results_noise_column(const results *r, int group, int task, const char *metric, double *x);
+void results_noise_column(const results *r, int g, int t, const char *metric, double *x);
 #endif
