@@ -12,7 +12,7 @@ CFLAGS_debug   := -O1 -DKVLAB_CHECKS
 CFLAGS_san     := -O1 -DKVLAB_CHECKS -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 CFLAGS_cov     := -O0 --coverage
 CFLAGS  := -std=gnu11 -g $(CFLAGS_$(config)) -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp -pthread $(WARN) -Isrc -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
-LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lhdf5_hl -lm -ldl
+LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lhdf5_hl -lz -lm -ldl
 
 SRCS    := $(foreach m,$(MODULES),$(shell find src/$(m) -name '*.c' ! -name main.c 2>/dev/null)) $(if $(filter backend,$(MODULES)),$(wildcard kernels/cpu/*.c))
 OBJS    := $(SRCS:%.c=$(BUILD)/%.o)
@@ -30,7 +30,9 @@ $(LIB): $(OBJS)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
-$(UNITBIN): $(BUILD)/%: $(BUILD)/%.o $(SUPPORT:%.c=$(BUILD)/%.o) $(LIB)
+$(BUILD)/libsupport.a: $(SUPPORT:%.c=$(BUILD)/%.o) # an archive: a test of a low module does not need what the helpers of a high one need
+	@rm -f $@; ar rcs $@ $^
+$(UNITBIN): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/libsupport.a $(LIB)
 	$(CC) $(CFLAGS) -o $@ $^ -lcmocka $(LDLIBS)
 unit: $(UNITBIN)
 	@for t in $(UNITBIN); do echo "== $$t"; $$t || exit 1; done
