@@ -1,0 +1,273 @@
+/* The portable reference codec. Every operation is one rounded f32 operation in the order of format.h.
+ *
+ * Quantised sides take any bit pattern: NaN counts as 0, values are clamped to the f16 range and -0 counts as +0, so scale and zero
+ * are always finite. Codes are 0 when the step is 0 (constant vectors, and ranges too small for an f32 step). */
+#include <assert.h>
+#include <string.h>
+#include "format/layout.h"
+#include "format/rows.h"
+
+/* One side (K or V) of an item's quantised form. */
+typedef struct side {
+    int bits, n_groups, d;
+    uint32_t off_scale, off_zero;
+} side;
+
+static side k_side(const page_layout *l) {
+    return (side){l->fmt.k_bits, l->n_groups, l->head_dim, l->off_k_scale, l->off_k_zero};
+}
+static side v_side(const page_layout *l) {
+    return (side){l->fmt.v_bits, l->n_groups, l->head_dim, l->off_v_scale, l->off_v_zero};
+}
+
+/* ---- codes ---- */
+
+static inline float sane(float x) {
+    x = x == x ? x : 0.0f;
+    x = x < 65504.0f ? x : 65504.0f;
+    x = x > -65504.0f ? x : -65504.0f;
+    return x + 0.0f;
+}
+
+enum { LANES = 16 }; /* head_dim and groups are multiples of it */
+
+static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zero, uint8_t *code) {
+    float s[KV_MAX_HEAD_DIM], lo[LANES], hi[LANES];
+    for (int i = 0; i < n; i++) s[i] = sane(x[i]);
+    memcpy(lo, s, sizeof lo);
+    memcpy(hi, s, sizeof hi);
+    for (int i = LANES; i < n; i += LANES) {
+        for (int j = 0; j < LANES; j++) {
+            lo[j] = s[i + j] < lo[j] ? s[i + j] : lo[j];
+            hi[j] = s[i + j] > hi[j] ? s[i + j] : hi[j];
+        }
+    }
+    float min = lo[0], max = hi[0];
+    for (int j = 1; j < LANES; j++) {
+        min = lo[j] < min ? lo[j] : min;
+        max = hi[j] > max ? hi[j] : max;
+    }
+    float range = max - min, levels = (float)((1 << bits) - 1), step = range / levels;
+    *zero = f16_from_f32(min);
+    *scale = f16_from_f32(range / 255.0f);
+    if (step == 0.0f) {
+        memset(code, 0, (size_t)n);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        float q = (s[i] - min) / step;
+        q = q < levels ? q : levels;
+        code[i] = (uint8_t)f32_bits(q + 0x1p23f); /* the sum's unit in the last place is 1: ties to even */
+    }
+}
+
+/* Codes of K go 8/bits quads to a dword; shifting whole dwords keeps every code in its own byte. */
+static void pack_k(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
+    int bits = l->fmt.k_bits, fields = 8 / bits, n_dwords = l->head_dim * bits / 32;
+    uint8_t *at = page + l->off_k + (size_t)(slot / 8) * n_dwords * 32 + (size_t)(slot % 8) * 4;
+    for (int j = 0; j < n_dwords; j++) {
+        uint32_t w = 0;
+        for (int f = 0; f < fields; f++) {
+            uint32_t quad;
+            memcpy(&quad, code + 4 * (j * fields + f), 4);
+            w |= quad << (bits * f);
+        }
+        memcpy(at + (size_t)j * 32, &w, 4);
+    }
+}
+
+static void unpack_k(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
+    int bits = l->fmt.k_bits, fields = 8 / bits, n_dwords = l->head_dim * bits / 32;
+    uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
+    const uint8_t *at = page + l->off_k + (size_t)(slot / 8) * n_dwords * 32 + (size_t)(slot % 8) * 4;
+    for (int j = 0; j < n_dwords; j++) {
+        uint32_t w;
+        memcpy(&w, at + (size_t)j * 32, 4);
+        for (int f = 0; f < fields; f++) {
+            uint32_t quad = w >> (bits * f) & mask;
+            memcpy(code + 4 * (j * fields + f), &quad, 4);
+        }
+    }
+}
+
+static void pack_v(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
+    int bits = l->fmt.v_bits, fields = 8 / bits, n_bytes = l->head_dim * bits / 8;
+    uint8_t *at = page + l->off_v + (size_t)slot * n_bytes;
+    memcpy(at, code, (size_t)n_bytes);
+    for (int f = 1; f < fields; f++) {
+        for (int j = 0; j < n_bytes; j++) at[j] |= (uint8_t)(code[j + f * n_bytes] << (bits * f));
+    }
+}
+
+static void unpack_v(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
+    int bits = l->fmt.v_bits, fields = 8 / bits, n_bytes = l->head_dim * bits / 8;
+    uint8_t mask = (uint8_t)((1 << bits) - 1);
+    const uint8_t *at = page + l->off_v + (size_t)slot * n_bytes;
+    for (int f = 0; f < fields; f++) {
+        for (int j = 0; j < n_bytes; j++) code[j + f * n_bytes] = (uint8_t)(at[j] >> (bits * f) & mask);
+    }
+}
+
+/* ---- scale and zero of group g of an item ---- */
+
+static f16 get_f16(const uint8_t *page, uint32_t off, size_t i) {
+    f16 h;
+    memcpy(&h, page + off + i * sizeof h, sizeof h);
+    return h;
+}
+static void set_f16(uint8_t *page, uint32_t off, size_t i, f16 h) { memcpy(page + off + i * sizeof h, &h, sizeof h); }
+
+static void quantise_side(const page_layout *l, side s, uint8_t *page, int slot, const float *x, uint8_t *code) {
+    int n = s.d / s.n_groups;
+    for (int g = 0; g < s.n_groups; g++) {
+        f16 scale, zero;
+        quantise_group(x + g * n, n, s.bits, &scale, &zero, code + g * n);
+        set_f16(page, s.off_scale, (size_t)g * l->cap + slot, scale);
+        set_f16(page, s.off_zero, (size_t)g * l->cap + slot, zero);
+    }
+}
+
+static void decode_side(const page_layout *l, side s, const uint8_t *page, int slot, const uint8_t *code, float *x) {
+    int n = s.d / s.n_groups;
+    for (int g = 0; g < s.n_groups; g++) {
+        size_t i = (size_t)g * l->cap + slot;
+        float zero = f16_to_f32(get_f16(page, s.off_zero, i));
+        float step = f16_to_f32(get_f16(page, s.off_scale, i)) * 255.0f / (float)((1 << s.bits) - 1); /* exact: 1, 17, 85 */
+        for (int j = 0; j < n; j++) {
+            float product = step * (float)code[g * n + j];
+            x[g * n + j] = product + zero;
+        }
+    }
+}
+
+/* ---- float rows ---- */
+
+static uint8_t *float_row(const page_layout *l, uint32_t off, const void *page, int slot) {
+    return (uint8_t *)(uintptr_t)page + off + (size_t)slot * l->head_dim * (l->fmt.k_bits / 8);
+}
+
+static void put_float(const page_layout *l, uint32_t off, void *page, int slot, const float *x) {
+    uint8_t *row = float_row(l, off, page, slot);
+    if (l->fmt.k_bits == 32)
+        memcpy(row, x, (size_t)l->head_dim * sizeof(float));
+    else
+        f16_row_from_f32(x, (f16 *)(void *)row, l->head_dim);
+}
+
+static void get_float(const page_layout *l, uint32_t off, const void *page, int slot, float *x) {
+    const uint8_t *row = float_row(l, off, page, slot);
+    if (l->fmt.k_bits == 32)
+        memcpy(x, row, (size_t)l->head_dim * sizeof(float));
+    else
+        f16_row_to_f32((const f16 *)(const void *)row, x, l->head_dim);
+}
+
+/* ---- columns ---- */
+
+uint32_t page_pos(const page_layout *l, const void *page, int slot) {
+    const uint8_t *at = (const uint8_t *)page + l->off_pos + (size_t)slot * l->pos_bytes;
+    uint16_t p16;
+    uint32_t p32;
+    if (l->pos_bytes == 0) return (uint32_t)slot;
+    if (l->pos_bytes == 4) return memcpy(&p32, at, 4), p32;
+    return memcpy(&p16, at, 2), p16;
+}
+
+static void set_pos(const page_layout *l, void *page, int slot, uint32_t pos) {
+    uint8_t *at = (uint8_t *)page + l->off_pos + (size_t)slot * l->pos_bytes;
+    uint16_t p16 = (uint16_t)pos;
+    assert(l->pos_bytes == 4 || pos <= UINT16_MAX);
+    memcpy(at, l->pos_bytes == 4 ? (void *)&pos : (void *)&p16, l->pos_bytes);
+}
+
+float page_score(const page_layout *l, const void *page, int slot) {
+    float score;
+    if (!l->has_score) return 0.0f;
+    memcpy(&score, (const uint8_t *)page + l->off_score + (size_t)slot * sizeof score, sizeof score);
+    return score;
+}
+
+void page_set_score(const page_layout *l, void *page, int slot, float score) {
+    if (l->has_score) memcpy((uint8_t *)page + l->off_score + (size_t)slot * sizeof score, &score, sizeof score);
+}
+
+/* ---- items ---- */
+
+void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
+              const uint32_t *pos) {
+    uint8_t code[KV_MAX_HEAD_DIM];
+    assert(slot0 >= 0 && n >= 0 && slot0 + n <= l->cap);
+    for (int i = 0; i < n; i++, k += ldk, v += ldv) {
+        int slot = slot0 + i;
+        if (kv_format_is_float(l->fmt)) {
+            put_float(l, l->off_k, page, slot, k);
+            put_float(l, l->off_v, page, slot, v);
+        } else {
+            quantise_side(l, k_side(l), page, slot, k, code);
+            pack_k(l, page, slot, code);
+            quantise_side(l, v_side(l), page, slot, v, code);
+            pack_v(l, page, slot, code);
+        }
+        if (l->pos_bytes) set_pos(l, page, slot, pos[i]);
+        page_set_score(l, page, slot, 0.0f);
+    }
+}
+
+void page_get(const page_layout *l, const void *page, int slot, float *k, float *v) {
+    uint8_t code[KV_MAX_HEAD_DIM];
+    assert(slot >= 0 && slot < l->cap);
+    if (kv_format_is_float(l->fmt)) {
+        if (k) get_float(l, l->off_k, page, slot, k);
+        if (v) get_float(l, l->off_v, page, slot, v);
+        return;
+    }
+    if (k) {
+        unpack_k(l, page, slot, code);
+        decode_side(l, k_side(l), page, slot, code, k);
+    }
+    if (v) {
+        unpack_v(l, page, slot, code);
+        decode_side(l, v_side(l), page, slot, code, v);
+    }
+}
+
+/* code' = rne(code / divisor); divisors 17, 85 and 5 are odd, so there are no ties. */
+static void narrow_codes(uint8_t *code, int n, int from_bits, int to_bits) {
+    unsigned divisor = (unsigned)((1 << from_bits) - 1) / (unsigned)((1 << to_bits) - 1);
+    if (divisor == 1) return;
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)((code[i] + divisor / 2) / divisor);
+}
+
+static void copy_meta(const page_layout *from, side a, const uint8_t *src, int src_slot, const page_layout *to, side b,
+                      uint8_t *dst, int dst_slot) {
+    for (int g = 0; g < a.n_groups; g++) {
+        size_t i = (size_t)g * from->cap + src_slot, j = (size_t)g * to->cap + dst_slot;
+        set_f16(dst, b.off_scale, j, get_f16(src, a.off_scale, i));
+        set_f16(dst, b.off_zero, j, get_f16(src, a.off_zero, i));
+    }
+}
+
+void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot) {
+    assert(kv_format_can_move(from->fmt, to->fmt) && from->head_dim == to->head_dim);
+    assert(src_slot >= 0 && src_slot < from->cap && dst_slot >= 0 && dst_slot < to->cap);
+    uint8_t code[KV_MAX_HEAD_DIM];
+    if (kv_format_is_float(from->fmt)) {
+        float k[KV_MAX_HEAD_DIM], v[KV_MAX_HEAD_DIM];
+        uint32_t pos = page_pos(from, src, src_slot);
+        page_get(from, src, src_slot, k, v);
+        float score = page_score(from, src, src_slot);
+        page_put(to, dst, dst_slot, 1, k, 0, v, 0, &pos);
+        page_set_score(to, dst, dst_slot, score);
+        return;
+    }
+    unpack_k(from, src, src_slot, code);
+    narrow_codes(code, from->head_dim, from->fmt.k_bits, to->fmt.k_bits);
+    pack_k(to, dst, dst_slot, code);
+    copy_meta(from, k_side(from), src, src_slot, to, k_side(to), dst, dst_slot);
+    unpack_v(from, src, src_slot, code);
+    narrow_codes(code, from->head_dim, from->fmt.v_bits, to->fmt.v_bits);
+    pack_v(to, dst, dst_slot, code);
+    copy_meta(from, v_side(from), src, src_slot, to, v_side(to), dst, dst_slot);
+    if (to->pos_bytes) set_pos(to, dst, dst_slot, page_pos(from, src, src_slot));
+    page_set_score(to, dst, dst_slot, page_score(from, src, src_slot));
+}
