@@ -1,0 +1,106 @@
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include "text/pretokenize.h"
+
+#include <pcre2.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+/* Unicode White_Space; PCRE2's own \s also has U+180E, which has not been white space since Unicode 6.3. */
+#define SPACE "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+
+static const struct { const char *name, *pattern; } known[] = {
+    /* Two passes in one: first every number character becomes a word, then GPT-2's pattern cuts the pieces between them. A piece
+     * ends at a number, so white space before one is kept whole and does not join it. */
+    {"smollm", "\\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^" SPACE "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "\\p{N}])|[" SPACE "]+"},
+};
+
+struct pretokenizer {
+    pcre2_code *code;
+};
+
+static err compile(const char *pattern, pcre2_code **out) {
+    int number;
+    size_t at;
+    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &number, &at, NULL);
+    if (!*out) {
+        PCRE2_UCHAR text[128];
+        pcre2_get_error_message(number, text, sizeof text);
+        return ERR(ERR_ENV, "PCRE2 cannot compile the pre-tokenizer's pattern: %s at character %zu", (const char *)text, at);
+    }
+    /* Without JIT support matching is slower and otherwise the same. */
+    (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
+    return OK;
+}
+
+err pretokenizer_create(gguf_str name, const char *path, pretokenizer **out) {
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strlen(known[i].name) != name.n || memcmp(known[i].name, name.p, name.n)) continue;
+        pretokenizer *p;
+        TRY(mem_alloc(MEM_OTHER, sizeof *p, &p));
+        err e = compile(known[i].pattern, &p->code);
+        if (e) {
+            mem_free(p);
+            return e;
+        }
+        *out = p;
+        return OK;
+    }
+    return ERR(ERR_UNSUPPORTED, "%s: pre-tokenizer \"%.*s\" (tokenizer.ggml.pre) is not supported; supported is smollm", path,
+               (int)(name.n < 64 ? name.n : 64), name.p);
+}
+
+void pretokenizer_destroy(pretokenizer *p) {
+    if (!p) return;
+    pcre2_code_free(p->code);
+    mem_free(p);
+}
+
+/* Length of the well-formed UTF-8 character at s[0..n), 0 if there is none (RFC 3629). */
+static size_t utf8_length(const unsigned char *s, size_t n) {
+    unsigned char lo = 0x80, hi = 0xbf;
+    size_t len;
+    if (s[0] < 0x80) return 1;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    len = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    if (len > n) return 0;
+    if (s[0] == 0xe0) lo = 0xa0; /* no overlong forms, surrogates or values past U+10FFFF */
+    if (s[0] == 0xed) hi = 0x9f;
+    if (s[0] == 0xf0) lo = 0x90;
+    if (s[0] == 0xf4) hi = 0x8f;
+    if (s[1] < lo || s[1] > hi) return 0;
+    for (size_t i = 2; i < len; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    return len;
+}
+
+static err split_valid(const pretokenizer *p, pcre2_match_data *md, const char *text, size_t n, word_fn fn, void *ctx) {
+    const size_t *range = pcre2_get_ovector_pointer(md);
+    for (size_t at = 0; at < n;) {
+        int rc = pcre2_match(p->code, (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, md, NULL);
+        if (rc < 0 || range[1] <= at) /* the alternatives cover every character */
+            return ERR(ERR_ENV, "PCRE2 failed to pre-tokenize a text of %zu bytes at byte %zu (code %d)", n, at, rc);
+        TRY(fn(ctx, text + at, range[1] - at));
+        at = range[1];
+    }
+    return OK;
+}
+
+err pretokenizer_split(const pretokenizer *p, const char *text, size_t n, word_fn fn, void *ctx) {
+    pcre2_match_data *md = pcre2_match_data_create_from_pattern(p->code, NULL);
+    if (!md) return ERR(ERR_NOMEM, "no memory for PCRE2's match data");
+    err e = OK;
+    for (size_t at = 0; at < n && e == OK;) {
+        const unsigned char *s = (const unsigned char *)text;
+        size_t end = at, len;
+        while (end < n && (len = utf8_length(s + end, n - end)) > 0) end += len;
+        if (end > at) GOTO(done, e, split_valid(p, md, text + at, end - at, fn, ctx));
+        at = end;
+        while (end < n && utf8_length(s + end, n - end) == 0) end++;
+        if (end > at) e = fn(ctx, text + at, end - at);
+        at = end;
+    }
+done:
+    pcre2_match_data_free(md);
+    return e;
+}
