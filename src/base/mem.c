@@ -116,19 +116,18 @@ void mem_fail_nth(int n) {
     atomic_store(&fail_countdown, n);
 }
 
-/* A process without room for a name cannot even report it: these end it. */
-static char *string_new(size_t bytes) {
-    char *s = block_new(MEM_OTHER, bytes);
-    if (!s) {
+void *mem_alloc_small(size_t bytes) {
+    void *block = block_new(MEM_OTHER, bytes);
+    if (!block) {
         fputs("kvlab: out of memory\n", stderr);
         abort();
     }
-    return s;
+    return block;
 }
 
 char *mem_strdup(const char *s) {
     size_t n = strlen(s) + 1;
-    return memcpy(string_new(n), s, n);
+    return memcpy(mem_alloc_small(n), s, n);
 }
 
 char *mem_sprintf(const char *fmt, ...) {
@@ -138,7 +137,7 @@ char *mem_sprintf(const char *fmt, ...) {
     int n = vsnprintf(NULL, 0, fmt, ap);
     va_end(ap);
     assert(n >= 0);
-    char *s = string_new((size_t)n + 1);
+    char *s = mem_alloc_small((size_t)n + 1);
     vsnprintf(s, (size_t)n + 1, fmt, again);
     va_end(again);
     return s;

@@ -35,6 +35,8 @@ size_t mem_rss_bytes(void); /* resident set of the process, from /proc/self/stat
 /* Tests only: the n-th next allocation (1 = next) fails with ERR_NOMEM; 0 disarms. */
 void mem_fail_nth(int n);
 
-char *mem_strdup(const char *s);                                     /* aborts only when a few bytes cannot be had */
-char *mem_sprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);           /* same; free with mem_free */
+/* For names and configuration, bounded and small: a process that cannot have these bytes ends with a message. */
+void *mem_alloc_small(size_t bytes);                                 /* zeroed, MEM_OTHER */
+char *mem_strdup(const char *s);
+char *mem_sprintf(const char *fmt, ...) PRINTF_LIKE(1, 2);           /* free with mem_free */
 #endif

@@ -26,6 +26,7 @@ typedef struct field {
 #define FIELD_ENUM(T, f, d, n, h)        {FK_ENUM, #f, offsetof(T, f), 0, 0, 0, d, n, h}                  /* int */
 #define FIELD_END                        {FK_END, NULL, 0, 0, 0, 0, NULL, NULL, NULL}
 
-/* Reads `map` (NULL = all defaults) into *out; unknown keys, wrong types and values out of range are errors with place. */
+/* Reads `map` (NULL = all defaults; so is a key without a value) into *out; unknown keys, wrong types and values out of range are
+ * errors with place. Keys outside the table are known if the caller read them (node_get) before. */
 MUST err fields_read(const node *map, const field *fields, void *out);
 #endif

@@ -1,5 +1,6 @@
 /* Sweep expansion: `sweep: {grid: {...}}` or `sweep: {list: [{...}, {...}]}`; each map's keys are dotted paths, each value a list of
- * alternatives (a scalar counts as a list of one); a sub-grid is the product of its axes, in order, the last axis fastest. */
+ * alternatives (a scalar or map counts as a list of one, `1..4` and `0.1..0.5..0.1` as the numbers in between); a sub-grid is the
+ * product of its axes, in order, the last axis fastest. */
 #ifndef KVLAB_CONF_SWEEP_H
 #define KVLAB_CONF_SWEEP_H
 #include "conf/node.h"
@@ -17,6 +18,7 @@ typedef struct sweep { sweep_point *points; int n; } sweep;
 /* `root` is the parsed file after --set. Identical points are an error that names both. No `sweep` key: one point. */
 MUST err sweep_expand(const node *root, sweep *out);
 void sweep_free(sweep *s);
-/* --set a.b=v1,v2 or a.b=1..8..2 or a.b=[...]: adds an axis to every sub-grid when there are several values, sets it otherwise. */
+/* --set a.b=v1,v2 or a.b=1..8..2: adds an axis to every sub-grid when there are several values, sets it otherwise. Commas inside
+ * brackets, braces and quotes do not separate: a.b=[x,y] is one value, a list. Wins over an axis of the same path. */
 MUST err sweep_apply_set(node *root, const char *assignment);
 #endif
