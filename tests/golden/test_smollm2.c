@@ -1,0 +1,156 @@
+/* SmolLM2-135M-Instruct against transformers, and its bytes against arithmetic and the operating system. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "base/mem.h"
+#include "tests/support/engines.h"
+#include "tests/support/real_model.h"
+
+enum { N = 512, TOP = 20, LONG = 4096 };
+
+static int32_t ids[N];
+static int32_t top_id[N][TOP];
+static float top_lp[N][TOP];
+
+static int read_golden(void **state) {
+    json_error_t je;
+    json_t *j = json_load_file("tests/golden/prose_ids.json", 0, &je);
+    if (!j || json_array_size(j) != N) return -1;
+    for (int i = 0; i < N; i++) ids[i] = (int32_t)json_integer_value(json_array_get(j, (size_t)i));
+    json_decref(j);
+    FILE *f = fopen("tests/golden/smollm2_logprobs.txt", "r");
+    if (!f) return -1;
+    int n, top, version, c, bad = 0;
+    bad |= fscanf(f, "kvlab-golden-logprobs %d %d %d ", &version, &n, &top) != 3 || version != 1 || n != N || top != TOP;
+    while ((c = fgetc(f)) != '\n' && c != EOF) {} /* the command that made it */
+    for (int i = 0; i < N && !bad; i++) {
+        int pos;
+        bad |= fscanf(f, "%d", &pos) != 1 || pos != i;
+        for (int k = 0; k < TOP && !bad; k++) bad |= fscanf(f, " %d:%f", &top_id[i][k], &top_lp[i][k]) != 2;
+    }
+    fclose(f);
+    return bad ? -1 : 0;
+}
+
+static double worst_gap(const float *logits, int v, int pos) {
+    double z = 0, max = logits[0], worst = 0;
+    for (int i = 1; i < v; i++) max = fmax(max, logits[i]);
+    for (int i = 0; i < v; i++) z += exp(logits[i] - max);
+    for (int k = 0; k < TOP; k++) worst = fmax(worst, fabs(logits[top_id[pos][k]] - max - log(z) - top_lp[pos][k]));
+    return worst;
+}
+
+typedef struct world {
+    engine *e;
+    policy *p;
+    node *tree;
+    cache_space *space;
+} world;
+
+static world world_open(const char *path, math_mode math, const char *preset, const char *overrides, int tokens) {
+    world w;
+    w.e = tiny_engine(path, math, 0, "cpu", "auto");
+    w.p = preset_policy(w.e, preset, overrides, &w.tree);
+    assert_ok(cache_space_create(w.e, w.p, tokens, 0, &w.space));
+    return w;
+}
+static void world_close(world *w) {
+    cache_space_destroy(w->space);
+    policy_destroy(w->p);
+    node_free(w->tree);
+    engine_close(w->e);
+}
+
+/* Bound on any of the 20 most likely log-probabilities of each position: exact with an f32 cache 2e-3 (the issue of f32 summation orders
+ * through 30 layers); an f16 cache adds 2^-11 relative error to every key and value. */
+static void check_logprobs(math_mode math, const char *preset, double bound) {
+    const char *path = real_model_path();
+    if (!path) skip();
+    world w = world_open(path, math, preset, NULL, N);
+    int v = engine_model(w.e)->p.n_vocab;
+    float *logits = calloc((size_t)v * N, sizeof(float));
+    seq *s;
+    assert_ok(seq_create(w.e, w.space, w.p, 1, &s));
+    assert_ok(seq_prefill(s, ids, 1, logits));
+    assert_ok(seq_extend(s, ids + 1, N - 1, logits + v));
+    seq_destroy(s);
+    double worst = 0;
+    for (int i = 0; i < N; i++) worst = fmax(worst, worst_gap(logits + (size_t)v * (size_t)i, v, i));
+    for (int n = 64; n <= N; n += 64) { /* the same through prefill */
+        assert_ok(seq_create(w.e, w.space, w.p, 1, &s));
+        assert_ok(seq_prefill(s, ids, n, logits));
+        worst = fmax(worst, worst_gap(logits, v, n - 1));
+        seq_destroy(s);
+    }
+    free(logits);
+    world_close(&w);
+    printf("# %s, math %d: worst log-probability difference %.2e over %d positions\n", preset, math, worst, N);
+    if (!(worst < bound)) fail_msg("log-probabilities differ by %g, bound %g", worst, bound);
+}
+
+static void exact_with_f32_cache_matches_transformers(void **state) { check_logprobs(MATH_EXACT, "full_f32", 2e-3); }
+static void exact_with_f16_cache_matches_within_its_bound(void **state) { check_logprobs(MATH_EXACT, "full", 2e-2); }
+
+static void long_ids(int32_t *out, int n) {
+    for (int i = 0; i < n; i++) out[i] = ids[i % N];
+}
+
+static void full_in_f16_holds_23040_bytes_per_token(void **state) {
+    const char *path = real_model_path();
+    if (!path) skip();
+    world w = world_open(path, MATH_FAST, "full", NULL, LONG);
+    static int32_t many[LONG];
+    long_ids(many, LONG);
+    size_t rss = mem_rss_bytes(), counted = 0;
+    for (int t = 0; t < MEM_N_TAGS; t++) counted += mem_live_bytes((mem_tag)t);
+    snapshot *snap;
+    seq *s;
+    assert_ok(engine_snapshot(w.e, many, LONG, &snap));
+    assert_ok(seq_fork(w.e, w.space, snap, w.p, 1, NULL, &s));
+    cache_bytes b = seq_bytes(s);
+    assert_int_equal(b.payload, 23040 * (size_t)LONG);
+    assert_int_equal(b.columns, 0);
+    assert_int_equal(b.metadata, 0);
+    assert_true(b.tables < b.payload / 100);
+    size_t smaps = pool_smaps_rss_bytes(cache_space_pool(w.space));
+    assert_true(smaps <= b.committed && smaps + POOL_EXTENT_BYTES >= b.committed);
+    double grown = (double)mem_rss_bytes() - (double)rss, named = -(double)counted;
+    for (int t = 0; t < MEM_N_TAGS; t++) named += (double)mem_live_bytes((mem_tag)t);
+    printf("# 4k tokens: RSS grew by %.1f MB, named %.1f MB (committed %.1f, snapshots %.1f, scratch %.1f)\n", grown / 1e6, named / 1e6,
+           (double)b.committed / 1e6, (double)mem_live_bytes(MEM_SNAPSHOT) / 1e6, (double)engine_scratch_bytes(w.e) / 1e6);
+    if (fabs(grown - named) > 0.05 * named) fail_msg("RSS grew by %.0f bytes, %.0f are named", grown, named);
+    size_t full_committed = b.committed;
+    seq_destroy(s);
+
+    node *tree;
+    policy *q = preset_policy(w.e, "snapkv", "{budget: 0.25}", &tree);
+    cache_space *space;
+    assert_ok(cache_space_create(w.e, q, LONG, 0, &space));
+    assert_ok(seq_fork(w.e, space, snap, q, 1, NULL, &s));
+    b = seq_bytes(s);
+    smaps = pool_smaps_rss_bytes(cache_space_pool(space));
+    assert_true((double)b.committed <= 0.30 * (double)full_committed + POOL_EXTENT_BYTES);
+    assert_true((double)smaps <= 0.30 * (double)full_committed + POOL_EXTENT_BYTES);
+    seq_destroy(s);
+    cache_space_destroy(space);
+    policy_destroy(q);
+    node_free(tree);
+    snapshot_destroy(snap);
+    world_close(&w);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(exact_with_f32_cache_matches_transformers),
+        cmocka_unit_test(exact_with_f16_cache_matches_within_its_bound),
+        cmocka_unit_test(full_in_f16_holds_23040_bytes_per_token),
+    };
+    return cmocka_run_group_tests(tests, read_golden, NULL);
+}
