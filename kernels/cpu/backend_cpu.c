@@ -1,0 +1,90 @@
+/* Op tables of the two CPU backends: "cpu", one table per ISA path and math mode, and "reference". */
+#include <stdio.h>
+#include <string.h>
+#include "backend/backend.h"
+#include "kernels/cpu/attn.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/linear.h"
+
+#define LINEAR_OPS(isa)                                                                                                \
+    static void linear_fast_##isa(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,            \
+                                  bool accumulate) {                                                                   \
+        linear_fast(&linear_##isa, p, w, a, y, ldy, accumulate);                                                       \
+    }                                                                                                                  \
+    static void linear_exact_##isa(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,           \
+                                   bool accumulate) {                                                                  \
+        linear_exact(&linear_##isa, p, w, a, y, ldy, accumulate);                                                      \
+    }                                                                                                                  \
+    static void act_prepare_fast_##isa(const par *p, act *a) { act_prepare_fast(&linear_##isa, p, a); }
+LINEAR_OPS(scalar)
+LINEAR_OPS(avx2)
+LINEAR_OPS(avx512)
+
+#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op)                             \
+    {                                                                                                                  \
+        .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
+        .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
+        .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .rope = rope_##path,                                 \
+        .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = attn_prefill_##path,                      \
+        .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
+        .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path, .page_put = page_put,      \
+        .page_move = page_move,                                                                                        \
+    }
+#define CPU_TABLES(isa_string, path)                                                                                   \
+    {                                                                                                                  \
+        [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
+                            act_prepare_fast_##path, linear_fast_##path),                                              \
+        [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
+                             act_prepare_none, linear_exact_##path),                                                   \
+    }
+
+static const backend tables[ISA_N][2] = {
+    [ISA_SCALAR] = CPU_TABLES("scalar", scalar),
+    [ISA_AVX2] = CPU_TABLES("avx2", avx2),
+    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512),
+};
+static const backend reference[2] = {
+    [MATH_FAST] = TABLE("reference", "scalar", reference, MATH_FAST, weight_pack_rows, act_bytes_fast,
+                        act_prepare_reference, linear_reference_fast),
+    [MATH_EXACT] = TABLE("reference", "scalar", reference, MATH_EXACT, weight_pack_rows, act_bytes_exact,
+                         act_prepare_none, linear_reference_exact),
+};
+
+int backend_isas(const char **names, int max) {
+    int n = 0;
+    for (int isa = ISA_N - 1; isa >= 0; isa--)
+        if (isa_present((cpu_isa)isa)) {
+            if (n < max) names[n] = isa_name((cpu_isa)isa);
+            n++;
+        }
+    return n < max ? n : max;
+}
+
+static err open_cpu(const char *isa, math_mode math, const backend **out) {
+    bool known = false;
+    for (int i = ISA_N - 1; i >= 0; i--) { /* best first */
+        bool named = !strcmp(isa, isa_name((cpu_isa)i));
+        known |= named;
+        if ((named || !strcmp(isa, "auto")) && isa_present((cpu_isa)i)) {
+            *out = &tables[i][math];
+            return OK;
+        }
+    }
+    const char *names[ISA_N];
+    char list[64] = "";
+    int n = backend_isas(names, ISA_N);
+    for (int i = 0; i < n; i++) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", names[i]);
+    if (known) return ERR(ERR_UNSUPPORTED, "this CPU does not have isa %s; it has %s", isa, list);
+    return ERR(ERR_UNSUPPORTED, "there is no isa \"%s\"; this CPU has %s, or use auto", isa, list);
+}
+
+static err open_reference(const char *isa, math_mode math, const backend **out) {
+    if (strcmp(isa, "auto") && strcmp(isa, "scalar"))
+        return ERR(ERR_UNSUPPORTED, "backend reference has isa scalar only, not \"%s\"", isa);
+    *out = &reference[math];
+    return OK;
+}
+
+const backend_entry backend_entry_cpu = {"cpu", open_cpu};
+const backend_entry backend_entry_reference = {"reference", open_reference};

@@ -1,0 +1,17 @@
+#include "kernels/cpu/elementwise.h"
+#include <assert.h>
+#include "kernels/cpu/vmath.h"
+
+#pragma GCC push_options
+ISA_TARGET_AVX2
+#define NAME(op)   op##_avx2
+#define SILU_LANES 8
+static inline void silu_lanes(const float *gate, const float *up, float *y) {
+    __m256 g = _mm256_loadu_ps(gate), e = vexp_x8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));
+    __m256 s = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    _mm256_storeu_ps(y, _mm256_mul_ps(s, _mm256_loadu_ps(up)));
+}
+
+#include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/rope.inc"
+#pragma GCC pop_options

@@ -1,0 +1,17 @@
+#include "kernels/cpu/elementwise.h"
+#include <assert.h>
+#include "kernels/cpu/vmath.h"
+
+#pragma GCC push_options
+ISA_TARGET_AVX512
+#define NAME(op)   op##_avx512
+#define SILU_LANES 16
+static inline void silu_lanes(const float *gate, const float *up, float *y) {
+    __m512 g = _mm512_loadu_ps(gate), e = vexp_x16(_mm512_xor_ps(g, _mm512_set1_ps(-0.0f)));
+    __m512 s = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+    _mm512_storeu_ps(y, _mm512_mul_ps(s, _mm512_loadu_ps(up)));
+}
+
+#include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/rope.inc"
+#pragma GCC pop_options

@@ -1,0 +1,45 @@
+/* The judge of the row operations: one value after another, written from the definitions in elementwise.h. */
+#include "kernels/cpu/elementwise.h"
+#include <assert.h>
+#include "kernels/cpu/vmath.h"
+
+void rms_norm_reference(const par *p, const float *x, const float *weight, float eps, int m, int n, float *y) {
+    ptrdiff_t lo, hi;
+    par_range(p, m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++) {
+        double lane[8] = {0};
+        for (int k = 0; k < n; k++) lane[k % 8] += (double)x[r * n + k] * (double)x[r * n + k];
+        for (int step = 4; step > 0; step /= 2)
+            for (int l = 0; l < step; l++) lane[l] += lane[l + step];
+        float scale = (float)(1.0 / sqrt(lane[0] / n + (double)eps));
+        for (int k = 0; k < n; k++) y[r * n + k] = x[r * n + k] * scale * weight[k];
+    }
+}
+
+void silu_mul_reference(const par *p, const float *gate, const float *up, float *y, size_t n) {
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)n, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) {
+        float sigmoid_inverse = 1.0f + vexp(-gate[i]);
+        y[i] = gate[i] / sigmoid_inverse * up[i];
+    }
+}
+
+void rope_reference(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads,
+                    int head_dim) {
+    const int n_pairs = t->n_dims / 2;
+    ptrdiff_t lo, hi;
+    par_range(p, m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++)
+        for (int h = 0; h < n_heads; h++)
+            for (int i = 0; i < n_pairs; i++) {
+                assert(pos[r] < (uint32_t)t->n_pos);
+                float c = t->cos[(size_t)pos[r] * (size_t)n_pairs + (size_t)i];
+                float s = t->sin[(size_t)pos[r] * (size_t)n_pairs + (size_t)i];
+                float *head = x + (size_t)r * ldx + (size_t)h * (size_t)head_dim;
+                float *a = &head[t->neox ? i : 2 * i], *b = &head[t->neox ? i + n_pairs : 2 * i + 1];
+                float u = *a, v = *b;
+                *a = u * c - v * s;
+                *b = u * s + v * c;
+            }
+}

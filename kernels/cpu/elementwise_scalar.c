@@ -1,0 +1,10 @@
+#include "kernels/cpu/elementwise.h"
+#include <assert.h>
+#include "kernels/cpu/vmath.h"
+
+#define NAME(op)   op##_scalar
+#define SILU_LANES 1
+static void silu_lanes(const float *gate, const float *up, float *y) { *y = *gate / (1.0f + vexp(-*gate)) * *up; }
+
+#include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/rope.inc"

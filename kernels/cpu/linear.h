@@ -1,0 +1,50 @@
+/* Linear layers: y[r][o] (+)= sum_k w[o][k] x[r][k]. The order of summation is the same on every path, so all of them, the
+ * reference included, give the same bits:
+ *
+ *   quantised weights, fast   f = 0; for each block of 32: dot = exact integer sum of code * q;
+ *                             f = fma(float(dot) * a.scale, d, f); Q4_1 also f = fma(a.sum, m, f)
+ *   exact, and float weights  f = 0; for each block of 32 (the last may be shorter): s = 0; for each k: s = fma(x, w, s);
+ *                             f = f + s; with w = d * code (+ m), each operation rounded
+ *   then                      y = f, or y = y + f
+ */
+#ifndef KVLAB_KERNELS_CPU_LINEAR_H
+#define KVLAB_KERNELS_CPU_LINEAR_H
+#include "kernels/cpu/weights.h"
+
+enum {
+    TILE_ROWS = 6,    /* rows of a tile */
+    ROW_BLOCK = 96,   /* rows for which a panel is used before the next; also a unit of the division among threads */
+    K_CHUNK = 128,    /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
+};
+
+/* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of 16;
+ * out [n_rows][PANEL]. Buffers of the driver are 64-byte aligned. */
+typedef struct linear_isa {
+    void (*q4_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out);
+    void (*q8_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out);
+    /* out += x [n_rows][ldx] times w [k][PANEL] */
+    void (*f32_tile)(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out);
+    void (*q4_decode)(const uint8_t *record, float *out /* [QBLOCK][PANEL] */);
+    void (*q8_decode)(const uint8_t *record, float *out);
+    void (*f16_decode)(const uint16_t *src, size_t n, float *out); /* n a multiple of 32 */
+    void (*bf16_decode)(const uint16_t *src, size_t n, float *out);
+    void (*quantise)(const float *x, act_block *out); /* QBLOCK values */
+} linear_isa;
+
+extern const linear_isa linear_scalar, linear_avx2, linear_avx512;
+
+/* The loops around the tiles, common to all paths. */
+void linear_fast(const linear_isa *isa, const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,
+                 bool accumulate);
+void linear_exact(const linear_isa *isa, const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,
+                  bool accumulate);
+size_t act_bytes_fast(int m, int k);
+size_t act_bytes_exact(int m, int k);
+void act_prepare_fast(const linear_isa *isa, const par *p, act *a);
+
+/* The reference: rows as in the file, one output at a time. */
+void linear_reference_fast(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
+void linear_reference_exact(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
+void act_prepare_reference(const par *p, act *a);
+void act_prepare_none(const par *p, act *a); /* exact: activations are used as they are */
+#endif
