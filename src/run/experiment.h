@@ -8,7 +8,7 @@
 #include "run/results.h"
 
 typedef struct experiment_group { /* one engine and one seed */
-    char id[17];
+    char id[17];            /* hash of all of it but the threads */
     char *model;            /* as the user named it: preset or path */
     char *model_path;
     char model_sha256[65];
@@ -51,13 +51,16 @@ typedef struct experiment {
     char *text_path, *data_dir;
     text_source *text;      /* NULL when no task wants natural text and none is installed */
     char *text_error;       /* why it is NULL */
-    int noise_records;
-    char *yaml;             /* the file as written */
+    int noise_records;      /* of each untimed task: `full` in the other math mode */
+    char *yaml;             /* the file as written; from the tree when options changed it */
 } experiment;
 
 /* Parses, applies options (--set, --seed, --isa, --threads, --backend, --text, --data, -o), expands, resolves and checks every point. */
 MUST err experiment_load(const char *path, const options *o, experiment **out);
 void experiment_free(experiment *x);
+MUST err experiment_policy(const experiment *x, int point, policy **out); /* a fresh one; cannot fail but for memory */
+/* --only: does the glob match the point's label or id? NULL matches all. */
+bool experiment_point_matches(const experiment *x, int point, const char *glob);
 /* Resolved points as YAML text (mem_free): what resolved.yaml holds. */
 MUST err experiment_resolved_yaml(const experiment *x, char **out);
 #endif
