@@ -1,0 +1,115 @@
+#include "policy/budget.h"
+#include <stdio.h>
+#include <string.h>
+#include "policy/stage.h"
+
+static const char *const unit_names[] = {"none", "ratio", "tokens", "bytes"};
+
+static err check_amount(const node *at, const budget *b) {
+    double a = b->amount;
+    if (b->unit == BUDGET_TOKENS) {
+        if (!(a >= 1 && a <= 1 << 30))
+            return NODE_ERR(at, "budget: %g tokens is impossible: a head keeps at least 1", a);
+        if (a != (double)(int)a) return NODE_ERR(at, "budget: %g tokens is not a whole number", a);
+    } else if (!(a > 0 && a <= 1)) {
+        const char *of = b->unit == BUDGET_RATIO ? "of the tokens kept" : "of the bytes of an f16 cache";
+        const char *hint = a > 1 && b->unit == BUDGET_RATIO ? "; a number of tokens is written {tokens: n}" : "";
+        return NODE_ERR(at, "budget: %s %g is impossible: it is a share %s, above 0 and at most 1%s",
+                        unit_names[b->unit], a, of, hint);
+    }
+    return OK;
+}
+
+err budget_parse(const node *n, budget *out) {
+    *out = (budget){0};
+    if (node_type(n) == NODE_NULL) return OK;
+    if (node_type(n) == NODE_SCALAR) {
+        out->unit = BUDGET_RATIO;
+        TRY(node_as_double(n, &out->amount));
+        return check_amount(n, out);
+    }
+    if (node_type(n) != NODE_MAP)
+        return NODE_ERR(n, "budget is a ratio of the tokens or one of {ratio: x}, {tokens: n}, {bytes: x}");
+    const node *at = n;
+    for (int u = BUDGET_RATIO; u <= BUDGET_BYTES; u++) {
+        const node *v = node_get(n, unit_names[u]);
+        if (node_type(v) == NODE_NULL) continue;
+        if (out->unit)
+            return NODE_ERR(v, "budget has two units, %s and %s: give one", unit_names[out->unit], unit_names[u]);
+        out->unit = (budget_unit)u;
+        TRY(node_as_double(v, &out->amount));
+        at = v;
+    }
+    const node *d = node_get(n, "decode");
+    if (d) {
+        const char *text = node_type(d) == NODE_SCALAR ? node_text(d) : "";
+        out->proportional = !strcmp(text, "proportional");
+        out->decode_given = true;
+        if (!out->proportional && strcmp(text, "fixed"))
+            return NODE_ERR(d, "budget decode is \"%s\": fixed and proportional are supported", text);
+    }
+    TRY(node_check_read(n));
+    if (!out->unit) return NODE_ERR(n, "budget names no amount: give one of ratio, tokens, bytes");
+    if (out->proportional && out->unit == BUDGET_TOKENS)
+        return NODE_ERR(d, "budget decode: proportional contradicts {tokens: %g}, which is fixed", out->amount);
+    return check_amount(at, out);
+}
+
+void budget_describe(const budget *b, char *out, size_t n) {
+    snprintf(out, n, "budget %s %g%s", unit_names[b->unit], b->amount, b->proportional ? " proportional" : "");
+}
+
+int budget_ratio_tokens(double ratio, int n) {
+    double removed = 1.0 - ratio;
+    int kept = (int)((double)n * (1.0 - removed));
+    return kept < 1 ? (n < 1 ? n : 1) : kept > n ? n : kept;
+}
+
+double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
+    int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
+    protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
+    int n_rest = kept - n_sink - n_recent;
+    const stage_use *tier = &p->use[STAGE_TIER];
+    tier->st->count(tier->conf, n_sink, n_recent, n_rest < 0 ? 0 : n_rest, per_tier);
+    double bytes = 0;
+    for (int t = 0; t < p->needs.n_tiers; t++) bytes += per_tier[t] * p->item_bytes[t];
+    return bytes;
+}
+
+/* Largest count in [lo, n_tokens] within the limit; bytes grow with the count because one more item never lowers another's tier. */
+static int solve_bytes(const struct policy *p, double limit, int n_tokens, int lo, bool *clamped) {
+    if (budget_head_bytes(p, n_tokens, lo) > limit) {
+        *clamped = true;
+        return lo;
+    }
+    int hi = n_tokens + 1; /* lo fits, hi does not */
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        if (budget_head_bytes(p, n_tokens, mid) <= limit) lo = mid;
+        else hi = mid;
+    }
+    return lo;
+}
+
+int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped) {
+    const budget *b = &p->budget;
+    int n_sink, n_recent, n_ref = b->proportional || n_prompt == 0 ? n_tokens : n_prompt;
+    protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
+    int least = n_sink + n_recent, kept = n_tokens;
+    if (least < 1) least = n_tokens < 1 ? 0 : 1;
+    switch (b->unit) {
+    case BUDGET_NONE: return n_tokens;
+    case BUDGET_RATIO: kept = budget_ratio_tokens(b->amount, n_ref); break;
+    case BUDGET_TOKENS: kept = (int)b->amount; break;
+    case BUDGET_BYTES: {
+        double full = (double)n_ref * p->shape.head_dim * 4;
+        kept = solve_bytes(p, b->amount * full, n_tokens, least, clamped);
+        break;
+    }
+    }
+    if (kept < least) {
+        kept = least;
+        *clamped = true;
+    }
+    return kept < n_tokens ? kept : n_tokens;
+}

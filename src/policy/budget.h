@@ -1,0 +1,33 @@
+/* How many items a head may keep, from a budget in tokens, in a ratio of the tokens, or in true bytes. */
+#ifndef KVLAB_POLICY_BUDGET_H
+#define KVLAB_POLICY_BUDGET_H
+#include <stdbool.h>
+#include <stddef.h>
+#include "conf/node.h"
+
+struct policy;
+
+typedef enum budget_unit { BUDGET_NONE, BUDGET_RATIO, BUDGET_TOKENS, BUDGET_BYTES } budget_unit;
+typedef struct budget {
+    budget_unit unit;
+    double amount;
+    bool proportional; /* follows the growing sequence in decode instead of staying at its value at prompt end */
+    bool decode_given; /* `decode:` was written out */
+} budget;
+
+/* A bare number <= 1, or {ratio: x} | {tokens: n} | {bytes: x}, each with an optional `decode: fixed | proportional`. */
+MUST err budget_parse(const node *n, budget *out);
+void budget_describe(const budget *b, char *out, size_t n);
+
+/* Tokens kept of n at a ratio: max(1, int(n * (1 - removed))) with removed = 1 - ratio, all in f64 as kvpress computes it
+ * (it counts what is removed): 0.25 of 3840 keeps 960, 0.1 of 100 keeps 9. */
+int budget_ratio_tokens(double ratio, int n);
+
+/* Items per (layer, KV head) of a sequence of n_tokens tokens whose prompt had n_prompt; never below the protected items (then
+ * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata, columns and
+ * page-table share of the kept items, as their tiers would store them, over n * head_dim * 4 (an f16 `full`). Without a prompt
+ * (n_prompt 0) the sequence's present length takes its place. */
+int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped);
+/* The bytes that budget_kept counts for `kept` items of one head. */
+double budget_head_bytes(const struct policy *p, int n_tokens, int kept);
+#endif

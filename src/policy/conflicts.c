@@ -1,0 +1,125 @@
+/* Stages that do not fit together are configuration errors that name both, at the place of one of them. */
+#include "policy/parts.h"
+
+static const node *place(const policy_parts *at, const node *first) { return first ? first : at->root; }
+
+static err check_budget(const policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st, *sel = p->use[STAGE_SELECT].st;
+    const stage *tier = p->use[STAGE_TIER].st;
+    char limit[64];
+    budget_describe(&p->budget, limit, sizeof limit);
+    if (quota->budgeted && !p->budget.unit)
+        return NODE_ERR(place(at, at->stage[STAGE_QUOTA]),
+                        "quota %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", quota->name);
+    if (p->budget.unit && !sel->budgeted)
+        return NODE_ERR(place(at, at->budget), "%s cannot be met: select %s keeps every item", limit, sel->name);
+    if (quota->budgeted && !sel->budgeted)
+        return NODE_ERR(place(at, at->stage[STAGE_QUOTA]), "quota %s limits items, but select %s keeps every item",
+                        quota->name, sel->name);
+    if (sel->budgeted && !quota->budgeted)
+        return NODE_ERR(place(at, at->stage[STAGE_SELECT]), "select %s needs a limit, but quota %s sets none", sel->name,
+                        quota->name);
+    if (sel->ranks && !score)
+        return NODE_ERR(place(at, at->stage[STAGE_SELECT] ? at->stage[STAGE_SELECT] : at->budget),
+                        "select %s ranks items (%s), but there is no score stage", sel->name, limit);
+    if (tier->ranks && !score)
+        return NODE_ERR(at->stage[STAGE_TIER], "tier %s ranks items, but there is no score stage", tier->name);
+    if (score && !sel->ranks && !tier->ranks)
+        return NODE_ERR(at->stage[STAGE_SCORE],
+                        "score %s has no reader: select %s and tier %s rank nothing; give a budget", score->name, sel->name,
+                        tier->name);
+    return OK;
+}
+
+static err check_prompt_only(const policy *p, const policy_parts *at) {
+    for (int k = 0; k < STAGE_N_KINDS; k++) {
+        const stage *st = p->use[k].st;
+        if (k == STAGE_SELECT || !st || st->live || p->trigger.prefill) continue;
+        return NODE_ERR(place(at, at->trigger), "trigger prefill: false contradicts %s %s, which is decided from the prompt",
+                        stage_kind_name((stage_kind)k), st->name);
+    }
+    const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st;
+    if (p->decode_drops && !quota->live)
+        return NODE_ERR(place(at, at->trigger),
+                        "quota %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and "
+                        "every, or use quota fixed", quota->name, score->name);
+    return OK;
+}
+
+static err check_trigger(const policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st, *sel = p->use[STAGE_SELECT].st, *tier = p->use[STAGE_TIER].st;
+    int n = p->trigger.slack ? p->trigger.slack : p->trigger.every;
+    const char *key = p->trigger.slack ? "slack" : "every";
+    if (n && !p->decode_drops && !p->decode_moves)
+        return NODE_ERR(place(at, at->trigger),
+                        "trigger %s: %d has nothing to decide: %s %s drops nothing in decode and tier %s moves nothing", key, n,
+                        score && sel->budgeted ? "score" : "select", score && sel->budgeted ? score->name : sel->name,
+                        tier->name);
+    if (!p->trigger.prefill && !n && (sel->budgeted || p->needs.n_tiers > 1))
+        return NODE_ERR(place(at, at->trigger), "trigger prefill: false without slack or every: select %s and tier %s never run",
+                        sel->name, tier->name);
+    if (p->budget.decode_given && !p->decode_drops)
+        return NODE_ERR(place(at, at->budget), "budget decode: %s has no effect: %s%s drops nothing in decode%s",
+                        p->budget.proportional ? "proportional" : "fixed", score ? "score " : "select ",
+                        score ? score->name : sel->name, n ? "" : " without trigger slack or every");
+    return OK;
+}
+
+static err check_positions(const policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st;
+    if (!p->slot_positions) return OK;
+    if (!score || !p->use[STAGE_SELECT].st->budgeted)
+        return NODE_ERR(at->positions, "positions: slot has no effect: select %s keeps every item",
+                        p->use[STAGE_SELECT].st->name);
+    if (!score->no_holes)
+        return NODE_ERR(at->positions, "positions: slot needs one run of tokens behind the sinks, but score %s leaves holes",
+                        score->name);
+    if (!quota->live)
+        return NODE_ERR(at->positions, "positions: slot needs equal heads, but quota %s gives each its own budget",
+                        quota->name);
+    return OK;
+}
+
+static err check_protect(const policy *p, const policy_parts *at) {
+    bool drops = p->use[STAGE_SELECT].st->budgeted;
+    if (p->protect.recent && !drops && p->needs.n_tiers == 1)
+        return NODE_ERR(at->protect,
+                        "protect recent: %d has no effect: select %s keeps every item and there is one tier, %s; list a hot tier "
+                        "before it", p->protect.recent, p->use[STAGE_SELECT].st->name, p->tier_names[0]);
+    if (p->protect.sink && !drops && p->use[STAGE_TIER].st == stage_find(STAGE_TIER, "uniform"))
+        return NODE_ERR(at->protect, "protect sink: %d has no effect: select %s keeps every item and tier uniform knows no sinks",
+                        p->protect.sink, p->use[STAGE_SELECT].st->name);
+    return OK;
+}
+
+static err check_tiers(policy *p, const policy_parts *at) {
+    const stage_use *u = &p->use[STAGE_TIER];
+    unsigned used = u->st->tiers_used(u->conf) | 1u;
+    for (int t = 0; t < p->needs.n_tiers; t++)
+        if (!(used >> t & 1))
+            return NODE_ERR(at->tiers, "tiers lists %s, but tier %s sends nothing there", p->tier_names[t], u->st->name);
+    if (!p->trigger.slack && !p->trigger.every) return OK;
+    uint8_t pairs[STAGE_MAX_MOVES][2];
+    int n = u->st->moves(u->conf, pairs);
+    for (int i = 0; i < n; i++) {
+        int from = pairs[i][0], to = pairs[i][1];
+        if (from == to) continue;
+        if (!kv_format_can_move(p->needs.tiers[from], p->needs.tiers[to]))
+            return NODE_ERR(place(at, at->stage[STAGE_TIER]),
+                            "tier %s would move items from %s to %s in decode, but items only move to tiers with no more bits "
+                            "on either side and the same groups", u->st->name, p->tier_names[from], p->tier_names[to]);
+        p->decode_moves = true;
+    }
+    return OK;
+}
+
+err policy_check_parts(policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st;
+    TRY(check_budget(p, at));
+    p->decode_drops = p->use[STAGE_SELECT].st->budgeted && score->live && (p->trigger.slack || p->trigger.every);
+    TRY(check_tiers(p, at));
+    TRY(check_prompt_only(p, at));
+    TRY(check_protect(p, at));
+    TRY(check_trigger(p, at));
+    return check_positions(p, at);
+}

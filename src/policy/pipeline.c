@@ -1,0 +1,114 @@
+/* The walk score -> quota -> select -> tier, at prefill over a layer's heads and in decode over one head at a time. */
+#include <string.h>
+#include "policy/state.h"
+
+static void decide(const policy *p, const decision *d) {
+    const stage_use *u = p->use;
+    for (int k = 0; k < d->n_heads; k++) protect_flags(&p->protect, d->n_tokens, &d->heads[k]);
+    if (u[STAGE_SCORE].st) u[STAGE_SCORE].st->score(u[STAGE_SCORE].conf, d);
+    u[STAGE_QUOTA].st->allot(u[STAGE_QUOTA].conf, d);
+    u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
+    for (int k = 0; k < d->n_heads; k++) {
+        head_items *h = &d->heads[k];
+        for (int i = 0; i < h->n; i++)
+            if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
+    }
+    u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
+}
+
+static err check_bound(const policy *p) {
+    if (p->budget.unit == BUDGET_BYTES && !p->bound)
+        return ERR(ERR_UNSUPPORTED, "policy: a byte budget needs the page layouts before the first decision (policy_bind)");
+    return OK;
+}
+
+static int first_unplaced(const policy *p, int n_tokens) {
+    return n_tokens > p->protect.recent ? n_tokens - p->protect.recent : 0;
+}
+
+static int count_kept(const head_items *h) {
+    int n = 0;
+    for (int i = 0; i < h->n; i++) n += h->target[i] != KV_DROP;
+    return n;
+}
+
+/* One layer; returns the number of items in its fullest head. */
+static int prefill_layer(const policy *p, policy_state *s, policy_layer *l, int kept) {
+    head_items heads[POLICY_MAX_KV_HEADS];
+    size_t n = (size_t)l->n;
+    for (int k = 0; k < p->shape.n_kv; k++)
+        heads[k] = (head_items){.layer = l->layer, .head = k, .n = l->n, .pos = s->pos, .score = s->score + k * n,
+                                .flags = s->flags + k * n, .target = l->target + k * n};
+    decision d = {.p = p, .seed = s->seed, .n_tokens = l->n, .kept = kept, .signal = l->signal, .heads = heads,
+                  .n_heads = p->shape.n_kv, .keys = s->keys, .tmp = s->tmp};
+    decide(p, &d);
+    int most = 0;
+    for (int k = 0; k < p->shape.n_kv; k++) {
+        int left = count_kept(&heads[k]);
+        most = left > most ? left : most;
+    }
+    return most;
+}
+
+err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
+    TRY(check_bound(p));
+    for (int i = 0; i < n_layers; i++) {
+        policy_layer *l = &layers[i];
+        bool first = l->layer == 0;
+        if (l->n < 1) return ERR(ERR_UNSUPPORTED, "policy: a prompt has at least one token, this one %d", l->n);
+        s->n_prompt = l->n;
+        if (!p->trigger.prefill) {
+            memset(l->target, 0, (size_t)p->shape.n_kv * (size_t)l->n);
+            state_decided(s, l->n, l->n, 0);
+            continue;
+        }
+        TRY(state_reserve(s, p->shape.n_kv, l->n));
+        TRY(state_reserve_positions(s, l->n));
+        int kept = budget_kept(p, l->n, l->n, &s->report.budget_clamped);
+        int left = prefill_layer(p, s, l, kept);
+        if (!first && s->kept > left) left = s->kept;
+        s->report.n_decisions += first;
+        if (l->layer == p->shape.n_layers - 1) state_decided(s, l->n, left, first_unplaced(p, l->n));
+        else s->kept = left;
+    }
+    return OK;
+}
+
+/* An item only ever moves to a tier that it can be re-quantised to. */
+static void keep_tiers_falling(const policy *p, const head_items *h) {
+    for (int i = 0; i < h->n; i++) {
+        uint8_t to = h->target[i], now = h->tier_now[i];
+        if (to != KV_DROP && to != now && !kv_format_can_move(p->needs.tiers[now], p->needs.tiers[to])) h->target[i] = now;
+    }
+}
+
+err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols) {
+    TRY(check_bound(p));
+    int kept = n_tokens, most = 0, n_cols = p->shape.n_layers * p->shape.n_kv;
+    bool clamped = false;
+    if (p->decode_drops) kept = budget_kept(p, s->n_prompt, n_tokens, &clamped);
+    s->report.budget_clamped |= clamped;
+    for (int c = 0; c < n_cols; c++) {
+        policy_columns *col = &cols[c];
+        TRY(state_reserve(s, 1, col->n));
+        head_items h = {.layer = col->layer, .head = col->head, .n = col->n, .pos = col->pos, .tier_now = col->tier,
+                        .score = s->score, .flags = s->flags, .target = col->target};
+        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .kept = kept, .first_new = s->first_new,
+                      .heads = &h, .n_heads = 1, .keys = s->keys, .tmp = s->tmp};
+        if (p->decode_drops) {
+            decide(p, &d);
+        } else { /* what the prompt's score chose stays; only tiers change */
+            protect_flags(&p->protect, n_tokens, &h);
+            for (int i = 0; i < h.n; i++) h.flags[i] |= ITEM_IMPORTANT;
+            memset(h.target, 0, (size_t)h.n);
+            if (p->decode_moves) p->use[STAGE_TIER].st->assign(p->use[STAGE_TIER].conf, &d);
+            else memcpy(h.target, h.tier_now, (size_t)h.n);
+        }
+        keep_tiers_falling(p, &h);
+        int left = count_kept(&h);
+        most = left > most ? left : most;
+    }
+    s->report.n_decisions++;
+    state_decided(s, n_tokens, most, first_unplaced(p, n_tokens));
+    return OK;
+}

@@ -1,0 +1,42 @@
+/* All stages. Adding one touches its own file and this table. */
+#include <string.h>
+#include "policy/stage.h"
+
+extern const stage score_window, score_recency, score_random;
+extern const stage quota_none, quota_fixed, quota_adaptive;
+extern const stage select_all, select_top_k;
+extern const stage tier_uniform, tier_by_flag, tier_by_rank;
+
+static const stage *const stages[] = {
+    &score_window, &score_recency, &score_random,
+    &quota_none, &quota_fixed, &quota_adaptive,
+    &select_all, &select_top_k,
+    &tier_uniform, &tier_by_flag, &tier_by_rank,
+};
+enum { N_STAGES = sizeof stages / sizeof *stages };
+
+const char *stage_kind_name(stage_kind k) {
+    static const char *const names[] = {"score", "quota", "select", "tier"};
+    return names[k];
+}
+
+const stage *stage_find(stage_kind k, const char *name) {
+    for (int i = 0; i < N_STAGES; i++)
+        if (stages[i]->kind == k && !strcmp(stages[i]->name, name)) return stages[i];
+    return NULL;
+}
+
+int stage_names(stage_kind k, const char **names, int max) {
+    int n = 0;
+    for (int i = 0; i < N_STAGES && n < max; i++)
+        if (stages[i]->kind == k) names[n++] = stages[i]->name;
+    return n;
+}
+
+int policy_list_stages(const stage_info **out) {
+    static stage_info info[N_STAGES]; /* equal bytes from every caller */
+    for (int i = 0; i < N_STAGES; i++)
+        info[i] = (stage_info){stage_kind_name(stages[i]->kind), stages[i]->name, stages[i]->help};
+    *out = info;
+    return N_STAGES;
+}

@@ -1,0 +1,103 @@
+/* Attention that an item received from the last `rows` queries of the prompt, smoothed along positions (SnapKV, arXiv 2404.14469).
+ * Per query head: sum or mean over the rows, pooling; then the query heads of a group become one score per KV head.
+ * With force_window the last `rows` items are kept first, newest first, inside the budget, and the others are pooled without them. */
+#include <stdio.h>
+#include <string.h>
+#include "cache/snapshot.h"
+#include "conf/fields.h"
+#include "policy/signal/pool.h"
+#include "policy/stage.h"
+
+typedef struct window_conf {
+    int rows, power, pool, width, direction, group, group_order, reduce, sets, signal;
+    bool force_window;
+} window_conf;
+STAGE_CONF_FITS(window_conf);
+
+static const char *const pool_names[] = {"none", "avg", "max", NULL};
+static const char *const direction_names[] = {"centred", "forward", NULL};
+static const char *const group_names[] = {"mean", "max", "sum", NULL};
+static const char *const order_names[] = {"after", "before", NULL};
+enum { ORDER_AFTER, ORDER_BEFORE };
+static const char *const reduce_names[] = {"sum", "mean", "max", NULL};
+enum { REDUCE_SUM, REDUCE_MEAN, REDUCE_MAX };
+static const char *const sets_names[] = {"head", "layer", NULL};
+enum { SETS_HEAD, SETS_LAYER };
+
+static const field window_fields[] = {
+    FIELD_INT(window_conf, rows, 32, 1, SNAPSHOT_TAIL_ROWS, "last queries of the prompt that are looked at"),
+    FIELD_INT(window_conf, power, 1, 1, 2, "power of each probability before it is summed"),
+    FIELD_ENUM(window_conf, reduce, "sum", reduce_names, "over the rows"),
+    FIELD_ENUM(window_conf, pool, "none", pool_names, "smoothing along positions"),
+    FIELD_INT(window_conf, width, 7, 1, 255, "positions pooled; odd when centred"),
+    FIELD_ENUM(window_conf, direction, "centred", direction_names, "pool around the position, or from it onwards"),
+    FIELD_ENUM(window_conf, group, "mean", group_names, "over the query heads of a KV head"),
+    FIELD_ENUM(window_conf, group_order, "after", order_names, "group after or before pooling"),
+    FIELD_ENUM(window_conf, sets, "head", sets_names, "one set per KV head, or one per layer by the mean of its heads"),
+    FIELD_BOOL(window_conf, force_window, true, "keep the last `rows` items first, counted in the budget"),
+    FIELD_END};
+
+static err window_parse(policy *p, const node *at, const node *map, void *conf) {
+    window_conf *c = conf;
+    TRY(fields_read(map, window_fields, c));
+    if (c->pool != POOL_NONE && c->direction == POOL_CENTRED && c->width % 2 == 0)
+        return NODE_ERR(at, "score window: width %d is even; a centred pool has an odd width", c->width);
+    if (c->sets == SETS_LAYER) p->needs.scope = SCOPE_LAYER;
+    signal_request r = {SIGNAL_WINDOW_MASS, c->rows, c->power, c->reduce == REDUCE_MAX};
+    return policy_request_signal(p, at, r, &c->signal);
+}
+
+static void window_describe(const policy *p, const void *conf, char *out, size_t n) {
+    const window_conf *c = conf;
+    char pool[48] = "";
+    if (c->pool) snprintf(pool, sizeof pool, ", %s pool %d%s", pool_names[c->pool], c->width,
+                          c->direction == POOL_FORWARD ? " forward" : "");
+    snprintf(out, n, "%d rows, %s%s%s, group %s%s%s%s", c->rows, reduce_names[c->reduce], c->power == 2 ? " of squares" : "",
+             pool, group_names[c->group], c->pool && c->group_order == ORDER_BEFORE ? " before pool" : "",
+             c->sets == SETS_LAYER ? ", one set per layer" : "", c->force_window ? "" : ", window not forced");
+}
+
+static void score_head(const window_conf *c, const decision *d, head_items *h, int group, int n_scored) {
+    int rows = c->rows < h->n ? c->rows : h->n;
+    float *x = d->tmp, *pooled = d->tmp + h->n;
+    for (int m = 0; m < group; m++) {
+        const float *mass = d->signal[c->signal] + (size_t)(h->head * group + m) * (size_t)h->n;
+        for (int j = 0; j < n_scored; j++) x[j] = c->reduce == REDUCE_MEAN ? mass[j] / (float)rows : mass[j];
+        if (c->group_order == ORDER_BEFORE) {
+            signal_group_add((group_kind)c->group, m, x, n_scored, pooled);
+        } else {
+            signal_pool((pool_kind)c->pool, (pool_direction)c->direction, c->width, x, n_scored, pooled);
+            signal_group_add((group_kind)c->group, m, pooled, n_scored, h->score);
+        }
+    }
+    if (c->group_order == ORDER_BEFORE) {
+        signal_group_finish((group_kind)c->group, group, n_scored, pooled);
+        signal_pool((pool_kind)c->pool, (pool_direction)c->direction, c->width, pooled, n_scored, h->score);
+    } else {
+        signal_group_finish((group_kind)c->group, group, n_scored, h->score);
+    }
+}
+
+static void window_score(const void *conf, const decision *d) {
+    const window_conf *c = conf;
+    int group = d->p->shape.n_heads / d->p->shape.n_kv;
+    for (int k = 0; k < d->n_heads; k++) {
+        head_items *h = &d->heads[k];
+        int rows = c->rows < h->n ? c->rows : h->n, n_scored = c->force_window ? h->n - rows : h->n;
+        score_head(c, d, h, group, n_scored);
+        for (int j = n_scored; j < h->n; j++) {
+            h->score[j] = 0;
+            h->flags[j] |= ITEM_FORCED;
+        }
+    }
+    if (c->sets == SETS_LAYER) {
+        float *first = d->heads[0].score;
+        for (int k = 1; k < d->n_heads; k++) signal_group_add(GROUP_MEAN, k, d->heads[k].score, d->heads[k].n, first);
+        signal_group_finish(GROUP_MEAN, d->n_heads, d->heads[0].n, first);
+        for (int k = 1; k < d->n_heads; k++) memcpy(d->heads[k].score, first, (size_t)d->heads[k].n * sizeof *first);
+    }
+}
+
+const stage score_window = {
+    .kind = STAGE_SCORE, .name = "window", .help = "attention from the last rows of the prompt, pooled (SnapKV)",
+    .parse = window_parse, .describe = window_describe, .score = window_score};

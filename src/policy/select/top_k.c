@@ -1,0 +1,41 @@
+/* The best `quota` items of each head stay: protected ones first, then forced ones from the newest, then by score. */
+#include <stdio.h>
+#include <string.h>
+#include "conf/fields.h"
+#include "policy/topk.h"
+
+typedef struct top_k_conf { int ties; } top_k_conf;
+STAGE_CONF_FITS(top_k_conf);
+
+static const char *const ties_names[] = {"low", "high", NULL};
+
+static const field top_k_fields[] = {
+    FIELD_ENUM(top_k_conf, ties, "low", ties_names, "position that stays among equal scores"), FIELD_END};
+
+static err top_k_parse(policy *p, const node *at, const node *map, void *conf) {
+    top_k_conf *c = conf;
+    TRY(fields_read(map, top_k_fields, c));
+    p->ties_high = c->ties == 1;
+    return OK;
+}
+
+static void top_k_describe(const policy *p, const void *conf, char *out, size_t n) {
+    snprintf(out, n, "%s", p->ties_high ? "ties high" : "");
+}
+
+static void top_k_select(const void *conf, const decision *d) {
+    for (int k = 0; k < d->n_heads; k++) {
+        head_items *h = &d->heads[k];
+        if (h->quota >= h->n || h->quota < 1) {
+            memset(h->target, h->quota < 1 ? KV_DROP : 0, (size_t)h->n);
+            continue;
+        }
+        for (int i = 0; i < h->n; i++) d->keys[i] = topk_item_key(d->p, h, i);
+        uint64_t threshold = topk_threshold(d->keys, h->n, h->quota);
+        for (int i = 0; i < h->n; i++) h->target[i] = topk_item_key(d->p, h, i) >= threshold ? 0 : KV_DROP;
+    }
+}
+
+const stage select_top_k = {
+    .kind = STAGE_SELECT, .name = "top_k", .help = "the best of each head, up to its quota",
+    .parse = top_k_parse, .describe = top_k_describe, .budgeted = true, .ranks = true, .select = top_k_select};

@@ -1,0 +1,121 @@
+/* Inside of a policy: what its stages see, and the row each of them is in the registry.
+ *
+ * A decision walks score -> quota -> select -> tier over the items of one layer (prefill) or one head (decode):
+ *
+ *   score   fills head_items.score, may mark items ITEM_FORCED
+ *   quota   fills head_items.quota: items that may stay, protected and forced ones included
+ *   select  fills head_items.target with 0 (stays) or KV_DROP, may mark roles
+ *   tier    replaces the 0 of those that stay by their tier
+ *
+ * Stages are pure: the same items give the same answer, whatever was decided before. */
+#ifndef KVLAB_POLICY_STAGE_H
+#define KVLAB_POLICY_STAGE_H
+#include <assert.h>
+#include "policy/budget.h"
+#include "policy/policy.h"
+#include "policy/trigger.h"
+
+typedef enum stage_kind { STAGE_SCORE, STAGE_QUOTA, STAGE_SELECT, STAGE_TIER, STAGE_N_KINDS } stage_kind;
+
+/* Roles of an item, passed along the stages. */
+enum {
+    ITEM_SINK = 1,            /* among the first protect.sink positions */
+    ITEM_RECENT = 2,          /* among the last protect.recent positions */
+    ITEM_IMPORTANT = 4,       /* kept for its score */
+    ITEM_REPRESENTATIVE = 8,  /* kept to stand for dropped ones */
+    ITEM_FORCED = 16,         /* kept before any score is looked at, newest first, inside the quota */
+    ITEM_PROTECTED = ITEM_SINK | ITEM_RECENT, /* never dropped, whatever the quota */
+};
+
+/* One (layer, KV head). Entry i of every array is the same item. */
+typedef struct head_items {
+    int layer, head, n;
+    const uint32_t *pos;     /* [n] absolute positions */
+    const uint8_t *tier_now; /* [n]; NULL at prefill, where nothing is stored yet */
+    float *score;            /* [n] */
+    uint8_t *flags;          /* [n] ITEM_* */
+    int quota;
+    uint8_t *target;         /* out [n] */
+} head_items;
+
+typedef struct decision {
+    const policy *p;
+    uint64_t seed;               /* of the sequence */
+    int n_tokens;                /* tokens seen: the position of the next one */
+    int kept;                    /* items per head that the budget allows, protected ones included */
+    int first_new;               /* positions from here on were recent or not there at the last decision */
+    const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode */
+    head_items *heads;           /* [n_heads] */
+    int n_heads;
+    uint64_t *keys;              /* scratch [sum of n] */
+    float *tmp;                  /* scratch [2 * largest n] */
+} decision;
+
+typedef struct stage {
+    stage_kind kind;
+    const char *name, *help;
+    /* Reads the parameters under the stage's name (`map` is NULL without any) into `conf`; `at` is for messages. */
+    err (*parse)(policy *p, const node *at, const node *map, void *conf);
+    void (*describe)(const policy *p, const void *conf, char *out, size_t n); /* parameters only; may be NULL */
+
+    bool live;     /* score, quota, tier: can be decided in decode too, not only from the prompt */
+    bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
+    bool budgeted; /* quota, select: needs a budget */
+    bool ranks;    /* quota, select, tier: reads scores */
+    unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
+
+    void (*score)(const void *conf, const decision *d);
+    void (*allot)(const void *conf, const decision *d);
+    void (*select)(const void *conf, const decision *d);
+    void (*assign)(const void *conf, const decision *d);
+    /* tier: how many of n_sink + n_recent + n_rest kept items go where; must agree with `assign` at prefill. */
+    void (*count)(const void *conf, int n_sink, int n_recent, int n_rest, int *per_tier /* [KV_MAX_TIERS], zeroed */);
+    /* tier: tiers an item may be moved between in decode, as (from, to) pairs; entry 0 is always what becomes of an appended
+     * token that is neither sink nor recent. Returns the number of pairs. */
+    int (*moves)(const void *conf, uint8_t (*pairs)[2] /* [8] */);
+    unsigned (*tiers_used)(const void *conf); /* tier: bit mask */
+} stage;
+
+enum { STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8, POLICY_MAX_KV_HEADS = 256 };
+typedef struct stage_use {
+    const stage *st;
+    _Alignas(16) unsigned char conf[STAGE_CONF_BYTES];
+} stage_use;
+
+struct policy {
+    policy_shape shape;
+    policy_needs needs;
+    stage_use use[STAGE_N_KINDS];
+    budget budget;
+    trigger trigger;
+    protect protect;
+    bool slot_positions;
+    bool ties_high;            /* among equal scores the higher position stays */
+    bool decode_drops;         /* decode decisions may drop items */
+    bool decode_moves;         /* decode decisions may move items to another tier */
+    bool bound;
+    double item_bytes[KV_MAX_TIERS]; /* of one item, its share of the page table included */
+    char tier_names[KV_MAX_TIERS][16];
+    char *text;                /* policy_describe */
+};
+
+#define STAGE_CONF_FITS(T) _Static_assert(sizeof(T) <= STAGE_CONF_BYTES, "parameters of a stage fit its slot")
+
+static inline const void *policy_conf(const policy *p, stage_kind k) { return p->use[k].conf; }
+
+/* Registers a signal or finds an equal one; its index in policy_needs.signals. */
+MUST err policy_request_signal(policy *p, const node *at, signal_request r, int *index);
+/* Index of a tier by name, ERR_USAGE naming stage and tiers if there is none. */
+MUST err policy_find_tier(const policy *p, const node *at, const char *stage_name, const char *tier, int *index);
+/* Writes "f16, k8v4" of all tiers. */
+void policy_tier_list(const policy *p, char *out, size_t n);
+
+const char *stage_kind_name(stage_kind k);
+const stage *stage_find(stage_kind k, const char *name);        /* NULL if unknown */
+int stage_names(stage_kind k, const char **names, int max);     /* of one kind, in order of the registry */
+
+/* Marks sinks and recent items. */
+void protect_flags(const protect *p, int n_tokens, head_items *h);
+/* Protected items of a sequence of n tokens that are sinks and not recent, and that are recent. */
+void protect_count(const protect *p, int n_tokens, int *n_sink, int *n_recent);
+#endif

@@ -1,0 +1,28 @@
+/* What a policy remembers of one sequence, and the scratch of its decisions. */
+#ifndef KVLAB_POLICY_STATE_H
+#define KVLAB_POLICY_STATE_H
+#include "policy/stage.h"
+
+struct policy_state {
+    const policy *p;
+    uint64_t seed;
+    int n_prompt;      /* 0 before prefill */
+    int n_last;        /* tokens at the last decision */
+    int kept;          /* items the fullest head held after it */
+    int first_new;     /* positions from here on were recent then, or came later */
+    int due;           /* length at which the next decision is due */
+    policy_report report;
+    /* scratch of one decision over n_heads heads of n items */
+    float *score, *tmp;
+    uint8_t *flags;
+    uint64_t *keys;
+    uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
+    size_t score_cap, tmp_cap, flags_cap, keys_cap, pos_cap; /* bytes */
+};
+
+MUST err state_reserve(policy_state *s, int n_heads, int n);
+/* Scratch for the positions 0 .. n-1 that prompt items have. */
+MUST err state_reserve_positions(policy_state *s, int n);
+/* Notes a decision taken at n_tokens tokens and computes when the next is due. */
+void state_decided(policy_state *s, int n_tokens, int kept, int first_new);
+#endif

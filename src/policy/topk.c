@@ -1,0 +1,36 @@
+#include "policy/topk.h"
+
+enum { KEY_PROTECTED = 0xffffffff, KEY_FORCED = 0xfffffffe }; /* above the key of any score */
+
+static uint64_t forced_key(const head_items *h, int i) {
+    uint64_t top = h->flags[i] & ITEM_PROTECTED ? (uint64_t)(uint32_t)KEY_PROTECTED : (uint64_t)(uint32_t)KEY_FORCED;
+    return top << 32 | h->pos[i];
+}
+
+uint64_t topk_item_key(const policy *p, const head_items *h, int i) {
+    if (h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)) return forced_key(h, i);
+    return topk_key(h->score[i], p->ties_high ? h->pos[i] : ~h->pos[i]);
+}
+
+uint64_t topk_layer_key(const policy *p, const head_items *h, int i, int n_heads, float weight) {
+    uint32_t n = (uint32_t)n_heads, head = (uint32_t)h->head;
+    assert((uint64_t)h->pos[i] * n + n <= UINT32_MAX);
+    uint32_t tie = p->ties_high ? h->pos[i] * n + (n - 1 - head) : ~(h->pos[i] * n + head);
+    return topk_key(h->score[i] * weight, tie);
+}
+
+/* Radix selection: at each byte, from the top, only the bucket that holds the k-th key survives. */
+uint64_t topk_threshold(uint64_t *keys, int n, int k) {
+    assert(k >= 1 && k <= n);
+    for (int shift = 56; n > 1 && shift >= 0; shift -= 8) {
+        int count[256] = {0};
+        for (int i = 0; i < n; i++) count[keys[i] >> shift & 255]++;
+        int b = 255;
+        while (k > count[b]) k -= count[b--];
+        int m = 0;
+        for (int i = 0; i < n; i++)
+            if ((int)(keys[i] >> shift & 255) == b) keys[m++] = keys[i];
+        n = m;
+    }
+    return keys[0];
+}

@@ -1,0 +1,20 @@
+/* Selection by 64-bit keys: unique keys make the choice independent of order, ties and algorithm. */
+#ifndef KVLAB_POLICY_TOPK_H
+#define KVLAB_POLICY_TOPK_H
+#include "policy/stage.h"
+
+/* Key of a score: larger is kept first; NaN comes last, -0 equals 0. `tie` decides among equal scores. */
+static inline uint64_t topk_key(float score, uint32_t tie) {
+    uint32_t u = f32_bits(score + 0.0f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return tie;
+    u = u & 0x80000000u ? ~u : u | 0x80000000u;
+    return (uint64_t)u << 32 | tie;
+}
+/* Key of item i inside its head: protected items, then forced ones from the newest, then by score. */
+uint64_t topk_item_key(const policy *p, const head_items *h, int i);
+/* Key of an unprotected item among n_heads heads, its score times `weight`: among equals the position decides, then the lower head. */
+uint64_t topk_layer_key(const policy *p, const head_items *h, int i, int n_heads, float weight);
+
+/* The k-th largest of n keys, 1 <= k <= n, in O(n) time; `keys` is used up. */
+uint64_t topk_threshold(uint64_t *keys, int n, int k);
+#endif

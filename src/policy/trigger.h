@@ -1,0 +1,22 @@
+/* When a policy decides, and which items it may never drop. */
+#ifndef KVLAB_POLICY_TRIGGER_H
+#define KVLAB_POLICY_TRIGGER_H
+#include <stdbool.h>
+#include "conf/node.h"
+
+struct policy;
+
+typedef struct protect { int sink, recent; } protect;
+typedef struct trigger {
+    bool prefill; /* once, after the prompt */
+    int slack;    /* decode: as soon as this many tokens are beyond the budget or older than `recent` in the hot tier; 0 = never */
+    int every;    /* decode: every so many tokens; 0 = never */
+} trigger;
+
+MUST err trigger_parse(const node *map, trigger *out);
+MUST err protect_parse(const node *map, protect *out);
+
+/* The sequence length at which the next decision is due, INT32_MAX for never. State after the last decision: it was taken at
+ * n_last tokens and left `kept` items in a head (at most); tokens from position first_hot on lie in the hot tier. */
+int trigger_due(const struct policy *p, int n_prompt, int n_last, int kept, int first_hot);
+#endif
