@@ -43,14 +43,12 @@ int bpe_byte_char(unsigned char byte, char utf8[3]) {
     return n;
 }
 
-static int code_byte(int code) {
-    if (code < 256) return is_printable(code) ? code : -1;
-    for (int b = 0, c = 256; b < 256; b++)
-        if (!is_printable(b) && c++ == code) return b;
-    return -1;
+void bpe_alphabet(int byte_of[BPE_N_CODES]) {
+    for (int c = 0; c < BPE_N_CODES; c++) byte_of[c] = -1;
+    for (int b = 0; b < 256; b++) byte_of[byte_code(b)] = b;
 }
 
-size_t bpe_text_bytes(const char *text, size_t n, char *out) {
+size_t bpe_text_bytes(const int byte_of[BPE_N_CODES], const char *text, size_t n, char *out) {
     const unsigned char *s = (const unsigned char *)text;
     size_t k = 0;
     for (size_t i = 0; i < n;) {
@@ -59,7 +57,7 @@ size_t bpe_text_bytes(const char *text, size_t n, char *out) {
             code = s[i++];
         else if ((s[i] & 0xe0) == 0xc0 && i + 1 < n && (s[i + 1] & 0xc0) == 0x80)
             code = (s[i] & 31) << 6 | (s[i + 1] & 63), i += 2;
-        int byte = code < 0 ? -1 : code_byte(code);
+        int byte = code < 0 || code >= BPE_N_CODES ? -1 : byte_of[code];
         if (byte < 0) {
             memcpy(out, text, n);
             return n;

@@ -20,6 +20,8 @@ MUST err bpe_encode_word(const bpe *b, const char *word, size_t n, token_list *o
 
 /* GPT-2's printable alphabet: byte <-> Unicode character. */
 int bpe_byte_char(unsigned char byte, char utf8[3]);             /* bytes written, 1 or 2 */
+enum { BPE_N_CODES = 256 + 68 };
+void bpe_alphabet(int byte_of[BPE_N_CODES]);                     /* character -> byte, -1 if it stands for none */
 /* Bytes that a token's text stands for; texts with other characters stand for themselves. Returns their number, at most n. */
-size_t bpe_text_bytes(const char *text, size_t n, char *out);
+size_t bpe_text_bytes(const int byte_of[BPE_N_CODES], const char *text, size_t n, char *out);
 #endif

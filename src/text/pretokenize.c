@@ -9,10 +9,14 @@
 /* Unicode White_Space; PCRE2's own \s also has U+180E, which has not been white space since Unicode 6.3. */
 #define SPACE "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 
+/* Also the numbers of Unicode 15, for a PCRE2 whose tables are older. */
+#define NUMBER "\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
+
 static const struct { const char *name, *pattern; } known[] = {
     /* Two passes in one: first every number character becomes a word, then GPT-2's pattern cuts the pieces between them. A piece
      * ends at a number, so white space before one is kept whole and does not join it. */
-    {"smollm", "\\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^" SPACE "\\p{L}\\p{N}]+|[" SPACE "]+(?![^" SPACE "\\p{N}])|[" SPACE "]+"},
+    {"smollm", "[" NUMBER "]|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^" SPACE "\\p{L}" NUMBER "]+|"
+               "[" SPACE "]+(?![^" SPACE NUMBER "])|[" SPACE "]+"},
 };
 
 struct pretokenizer {

@@ -87,7 +87,8 @@ static int longest_first(const void *a, const void *b) {
 /* The pieces are copied, so the tokenizer does not need the file any more. */
 static err read_pieces(tokenizer *t, const gguf_str *texts) {
     size_t bytes = 0, at = 0;
-    int n_specials = 0;
+    int n_specials = 0, byte_of[BPE_N_CODES];
+    bpe_alphabet(byte_of);
     for (int i = 0; i < t->n_vocab; i++) bytes += texts[i].n, n_specials += is_special(t, i);
     TRY(mem_alloc(MEM_OTHER, bytes, &t->pieces));
     TRY(mem_alloc(MEM_OTHER, ((size_t)t->n_vocab + 1) * sizeof *t->piece_at, &t->piece_at));
@@ -95,7 +96,7 @@ static err read_pieces(tokenizer *t, const gguf_str *texts) {
     for (int32_t i = 0; i < t->n_vocab; i++) {
         t->piece_at[i] = at;
         if (t->type[i] == TYPE_NORMAL) {
-            at += bpe_text_bytes(texts[i].p, texts[i].n, t->pieces + at);
+            at += bpe_text_bytes(byte_of, texts[i].p, texts[i].n, t->pieces + at);
             continue;
         }
         memcpy(t->pieces + at, texts[i].p, texts[i].n);
