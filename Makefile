@@ -6,7 +6,7 @@ MODULES ?= base conf gguf format text backend model cache policy engine task sta
 TESTS   ?= *
 PKGS    := yaml-0.1 libpcre2-8 jansson libxxhash hdf5 libcrypto
 
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter -Wno-format-truncation -Werror
+WARN    := -Wall -Wextra -Wshadow=local -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter -Wno-format-truncation -Werror
 CFLAGS_release := -O3 -DNDEBUG
 CFLAGS_debug   := -O1 -DKVLAB_CHECKS
 CFLAGS_san     := -O1 -DKVLAB_CHECKS -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
