@@ -1,0 +1,307 @@
+/* The tables of the terminal: a sweep at a glance, and two points side by side. Intervals are 95 % paired bootstrap intervals; `~` marks a
+ * value that is not shown to differ from the uncompressed cache. */
+#include "run/outputs.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "run/summary.h"
+
+enum { MAX_COLS = 64, CELL = 96 };
+
+/* Text cells with their printed width (UTF-8 aware), right-aligned but for the first column. */
+typedef struct grid {
+    int rows, cols;
+    char (*text)[CELL];
+    const char **color; /* ANSI or NULL */
+} grid;
+
+static const char GREEN[] = "\033[32m", RED[] = "\033[31m", DIM[] = "\033[2m", BOLD[] = "\033[1m", RESET[] = "\033[0m";
+
+static int width_of(const char *s) {
+    int n = 0;
+    for (; *s; s++) n += (*s & 0xc0) != 0x80;
+    return n;
+}
+
+static MUST err grid_make(grid *g, int rows, int cols) {
+    g->rows = rows;
+    g->cols = cols;
+    TRY(mem_alloc(MEM_OTHER, sizeof *g->text * (size_t)rows * (size_t)cols, &g->text));
+    err e = mem_alloc(MEM_OTHER, sizeof *g->color * (size_t)rows * (size_t)cols, &g->color);
+    if (e != OK) mem_free(g->text);
+    return e;
+}
+static void grid_free(grid *g) {
+    mem_free(g->text);
+    mem_free(g->color);
+}
+static void grid_set(grid *g, int row, int col, const char *color, const char *fmt, ...) PRINTF_LIKE(5, 6);
+static void grid_set(grid *g, int row, int col, const char *color, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(g->text[row * g->cols + col], CELL, fmt, ap);
+    va_end(ap);
+    g->color[row * g->cols + col] = color;
+}
+static void grid_print(const grid *g, int n_head, FILE *f, bool color) {
+    int w[MAX_COLS] = {0};
+    for (int r = 0; r < g->rows; r++)
+        for (int c = 0; c < g->cols; c++) {
+            int n = width_of(g->text[r * g->cols + c]);
+            if (n > w[c]) w[c] = n;
+        }
+    for (int r = 0; r < g->rows; r++) {
+        for (int c = 0; c < g->cols; c++) {
+            const char *t = g->text[r * g->cols + c], *ink = color ? (r < n_head ? BOLD : g->color[r * g->cols + c]) : NULL;
+            int pad = w[c] - width_of(t);
+            fprintf(f, "%s", c ? "  " : "");
+            if (c) fprintf(f, "%*s", pad, "");
+            fprintf(f, "%s%s%s", ink ? ink : "", t, ink ? RESET : "");
+            if (!c) fprintf(f, "%*s", pad, "");
+        }
+        fprintf(f, "\n");
+        if (r == n_head - 1) {
+            for (int c = 0; c < g->cols; c++) {
+                fprintf(f, "%s", c ? "  " : "");
+                for (int i = 0; i < w[c]; i++) fprintf(f, "-");
+            }
+            fprintf(f, "\n");
+        }
+    }
+}
+
+/* Four significant digits at most, no exponent where a reader would not want one. */
+static void number(char out[24], double x, const char *unit) {
+    if (isnan(x)) snprintf(out, 24, "-");
+    else if (strcmp(unit, "%") == 0 || strcmp(unit, "share") == 0 || strcmp(unit, "fraction") == 0) snprintf(out, 24, "%.1f %%", strcmp(unit, "%") ? 100 * x : x);
+    else if (x == 0) snprintf(out, 24, "0");
+    else if (fabs(x) < 1e-4) snprintf(out, 24, "%.1e", x);
+    else if (fabs(x) < 1) snprintf(out, 24, "%.4f", x);
+    else if (fabs(x) < 100) snprintf(out, 24, "%.3f", x);
+    else snprintf(out, 24, "%.0f", x);
+}
+
+static void cell_text(char out[CELL], const summary_cell *c, const result_metric *m) {
+    char mean[24], half[24];
+    if (!c->present) {
+        snprintf(out, CELL, "-");
+        return;
+    }
+    number(mean, c->mean.mean, m->unit);
+    number(half, (c->mean.hi - c->mean.lo) / 2, m->unit);
+    bool same = c->verdict == VERDICT_SAME && c->diff.n > 1;
+    if (c->mean.n > 1) snprintf(out, CELL, "%s%s ±%s", same ? "~" : "", mean, half);
+    else snprintf(out, CELL, "%s%s", same ? "~" : "", mean);
+}
+
+static const char *cell_color(const summary_cell *c, const result_metric *m) {
+    if (!c->present || c->diff.n < 2 || c->verdict == VERDICT_SAME || c->verdict == VERDICT_UNKNOWN) return NULL;
+    if (m->direction == METRIC_NEUTRAL) return NULL;
+    return (c->verdict == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER) ? GREEN : RED;
+}
+
+typedef struct column { int task, metric; } column;
+
+static int pick_columns(const results *r, column *cols, int max) {
+    int n = 0;
+    for (int t = 0; t < r->n_tasks && n + 2 <= max; t++) {
+        int m[2], k = summary_headline(r, t, m, 2);
+        for (int i = 0; i < k; i++) cols[n++] = (column){t, m[i]};
+    }
+    return n;
+}
+
+static void print_notes(const summary *s, FILE *f) {
+    const results *r = s->r;
+    int clamped = 0, shown_noise = 0;
+    for (int p = 0; p < r->n_points; p++) clamped += summary_point_bytes(s, p).n_clamped;
+    fprintf(f, "\nbytes: live cache at the end of the prompt (payload, scales and zeros, columns, tables) per token and as a share of f16 full.\n");
+    fprintf(f, "±: half of the 95 %% bootstrap interval over records; ~: not shown to differ from full (paired interval holds 0 or lies inside the noise floor).\n");
+    for (int g = 0; g < r->n_groups; g++)
+        for (int t = 0; t < r->n_tasks; t++) {
+            int m = results_find_metric(r, t, "kl"), p = 0;
+            while (p < r->n_points && r->points[p].group != g) p++;
+            if (m < 0 || p == r->n_points || summary_at(s, p, t, m)->noise <= 0) continue;
+            fprintf(f, "%s%s %.1e", shown_noise++ ? ", " : "noise floor (KL of full in the other math mode): ", r->tasks[t].name, summary_at(s, p, t, m)->noise);
+        }
+    if (shown_noise) fprintf(f, "\n");
+    for (int g = 0; g < r->n_groups; g++)
+        for (int t = 0; t < r->n_tasks; t++)
+            if (s->uninformative[(size_t)g * (size_t)r->n_tasks + (size_t)t])
+                fprintf(f, "uninformative: on %s, full is not shown to beat StreamingLLM.\n", r->tasks[t].name);
+    if (clamped) fprintf(f, "budget clamped to the protected items: %d records.\n", clamped);
+    int missing = r->n_expected - r->n_ok;
+    fprintf(f, "%d of %d units ok", r->n_ok, r->n_expected);
+    if (missing) fprintf(f, " (%d failed, %d crashed, %d skipped, %d not run)", r->n_failed, r->n_crashed, r->n_skipped, missing - r->n_failed - r->n_crashed - r->n_skipped);
+    fprintf(f, ".\n");
+}
+
+static MUST err print_table(const summary *s, FILE *f, bool color) {
+    const results *r = s->r;
+    column cols[MAX_COLS - 3];
+    int n = pick_columns(r, cols, MAX_COLS - 3);
+    grid g;
+    TRY(grid_make(&g, r->n_points + 2, n + 3));
+    grid_set(&g, 1, 0, NULL, "policy");
+    grid_set(&g, 0, 1, NULL, "bytes");
+    grid_set(&g, 1, 1, NULL, "per token");
+    grid_set(&g, 1, 2, NULL, "of f16");
+    for (int i = 0; i < n; i++) {
+        const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
+        grid_set(&g, 0, 3 + i, NULL, "%s", r->tasks[cols[i].task].name);
+        grid_set(&g, 1, 3 + i, NULL, "%s%s", m->name, m->direction == METRIC_HIGHER ? " ↑" : m->direction == METRIC_LOWER ? " ↓" : "");
+    }
+    for (int p = 0; p < r->n_points; p++) {
+        summary_bytes b = summary_point_bytes(s, p);
+        grid_set(&g, p + 2, 0, NULL, "%s", r->points[p].label);
+        if (b.n) {
+            grid_set(&g, p + 2, 1, NULL, "%.0f", b.live_per_token);
+            grid_set(&g, p + 2, 2, NULL, "%.1f %%", 100 * b.ratio);
+        } else {
+            grid_set(&g, p + 2, 1, DIM, "-");
+            grid_set(&g, p + 2, 2, DIM, "-");
+        }
+        for (int i = 0; i < n; i++) {
+            const summary_cell *c = summary_at(s, p, cols[i].task, cols[i].metric);
+            const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
+            char t[CELL];
+            cell_text(t, c, m);
+            grid_set(&g, p + 2, 3 + i, cell_color(c, m), "%s", t);
+        }
+    }
+    grid_print(&g, 2, f, color);
+    grid_free(&g);
+    print_notes(s, f);
+    return OK;
+}
+
+static json_t *json_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+
+static json_t *json_interval(interval v) {
+    return json_pack("{s:o, s:o, s:o, s:i}", "mean", json_number(v.mean), "lo", json_number(v.lo), "hi", json_number(v.hi), "n", v.n);
+}
+
+static const char *verdict_name(verdict v) {
+    static const char *const names[] = {"same", "higher", "lower", "unknown"};
+    return names[v];
+}
+
+static MUST err print_json(json_t *j, FILE *f) {
+    if (!j) return ERR(ERR_NOMEM, "no memory for the JSON of a table");
+    int bad = json_dumpf(j, f, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) || fputc('\n', f) == EOF;
+    json_decref(j);
+    return bad ? ERR(ERR_IO, "writing the table failed") : OK;
+}
+
+static MUST err table_json(const summary *s, FILE *f) {
+    const results *r = s->r;
+    json_t *points = json_array();
+    for (int p = 0; p < r->n_points; p++) {
+        summary_bytes b = summary_point_bytes(s, p);
+        json_t *tasks = json_object();
+        for (int t = 0; t < r->n_tasks; t++) {
+            json_t *metrics = json_object();
+            for (int m = 0; m < r->tasks[t].n_metrics; m++) {
+                const summary_cell *c = summary_at(s, p, t, m);
+                if (!c->present) continue;
+                json_object_set_new(metrics, r->tasks[t].metrics[m].name,
+                                    json_pack("{s:o, s:o, s:s, s:o}", "mean", json_interval(c->mean), "difference", json_interval(c->diff), "verdict",
+                                              verdict_name(c->verdict), "noise_floor", json_number(c->noise)));
+            }
+            json_object_set_new(tasks, r->tasks[t].name, metrics);
+        }
+        json_array_append_new(points, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:i, s:o}", "id", r->points[p].id, "label", r->points[p].label, "policy",
+                                                r->points[p].policy, "bytes_per_token", json_number(b.live_per_token), "ratio", json_number(b.ratio), "kept",
+                                                json_number(b.kept), "budget_clamped", b.n_clamped, "tasks", tasks));
+    }
+    return print_json(json_pack("{s:s, s:i, s:i, s:o}", "name", r->name, "units", r->n_expected, "ok", r->n_ok, "points", points), f);
+}
+
+MUST err outputs_table(const results *r, FILE *f, bool color, bool json) {
+    summary *s;
+    TRY(summary_make(r, &s));
+    err e = json ? table_json(s, f) : print_table(s, f, color);
+    summary_free(s);
+    return e;
+}
+
+/* ---- two points ---- */
+
+typedef struct pair_row { int task, metric; interval a, b, diff; verdict v; } pair_row;
+
+static MUST err pair_rows(const results *r, int a, int b, pair_row **out, int *n_out) {
+    stats_conf conf = {10000, 0.95, 1};
+    int n = 0, max = 0;
+    for (int t = 0; t < r->n_tasks; t++) max += r->tasks[t].n_metrics;
+    pair_row *rows;
+    double *x;
+    TRY(mem_alloc(MEM_OTHER, sizeof *rows * (size_t)max, &rows));
+    err e = mem_alloc(MEM_OTHER, sizeof *x * 2 * (size_t)r->max_items, &x);
+    if (e != OK) {
+        mem_free(rows);
+        return e;
+    }
+    double *y = x + r->max_items;
+    for (int t = 0; t < r->n_tasks; t++)
+        for (int m = 0; m < r->tasks[t].n_metrics; m++) {
+            results_column(r, a, t, r->tasks[t].metrics[m].name, x);
+            results_column(r, b, t, r->tasks[t].metrics[m].name, y);
+            pair_row w = {t, m, stats_mean(x, r->tasks[t].n_items, conf), stats_mean(y, r->tasks[t].n_items, conf),
+                          stats_paired(x, y, r->tasks[t].n_items, conf), VERDICT_UNKNOWN};
+            w.v = stats_verdict(w.diff, 0);
+            if (w.diff.n) rows[n++] = w;
+        }
+    mem_free(x);
+    *out = rows;
+    *n_out = n;
+    return OK;
+}
+
+static MUST err print_pair(const results *r, int a, int b, const pair_row *rows, int n, FILE *f, bool color) {
+    grid g;
+    TRY(grid_make(&g, n + 1, 7));
+    static const char *const head[] = {"task", "metric", "n", "", "", "difference", "95 % interval"};
+    for (int c = 0; c < 7; c++) grid_set(&g, 0, c, NULL, "%s", head[c]);
+    grid_set(&g, 0, 3, NULL, "%s", r->points[a].label);
+    grid_set(&g, 0, 4, NULL, "%s", r->points[b].label);
+    for (int i = 0; i < n; i++) {
+        const pair_row *w = &rows[i];
+        const result_metric *m = &r->tasks[w->task].metrics[w->metric];
+        char t[5][24];
+        double v[5] = {w->a.mean, w->b.mean, w->diff.mean, w->diff.lo, w->diff.hi};
+        for (int k = 0; k < 5; k++) number(t[k], v[k], m->unit);
+        bool better = (w->v == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER);
+        const char *ink = w->v == VERDICT_SAME || w->v == VERDICT_UNKNOWN || m->direction == METRIC_NEUTRAL ? NULL : better ? GREEN : RED;
+        grid_set(&g, i + 1, 0, NULL, "%s", r->tasks[w->task].name);
+        grid_set(&g, i + 1, 1, NULL, "%s", m->name);
+        grid_set(&g, i + 1, 2, NULL, "%d", w->diff.n);
+        grid_set(&g, i + 1, 3, NULL, "%s", t[0]);
+        grid_set(&g, i + 1, 4, NULL, "%s", t[1]);
+        grid_set(&g, i + 1, 5, ink, "%s%s", w->v == VERDICT_SAME ? "~" : "", t[2]);
+        grid_set(&g, i + 1, 6, NULL, "[%s, %s]", t[3], t[4]);
+    }
+    grid_print(&g, 1, f, color);
+    grid_free(&g);
+    return OK;
+}
+
+MUST err outputs_compare(const results *r, int a, int b, FILE *f, bool color, bool json) {
+    pair_row *rows;
+    int n;
+    TRY(pair_rows(r, a, b, &rows, &n));
+    err e;
+    if (json) {
+        json_t *list = json_array();
+        for (int i = 0; i < n; i++)
+            json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o, s:o, s:s}", "task", r->tasks[rows[i].task].name, "metric",
+                                                  r->tasks[rows[i].task].metrics[rows[i].metric].name, "a", json_interval(rows[i].a), "b",
+                                                  json_interval(rows[i].b), "difference", json_interval(rows[i].diff), "verdict", verdict_name(rows[i].v)));
+        e = print_json(json_pack("{s:s, s:s, s:o}", "a", r->points[a].label, "b", r->points[b].label, "metrics", list), f);
+    } else e = print_pair(r, a, b, rows, n, f, color);
+    mem_free(rows);
+    return e;
+}
