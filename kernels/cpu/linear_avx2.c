@@ -83,26 +83,33 @@ INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, cons
         _mm256_store_ps(out + r * PANEL + (c0 + c) * 8, f[r][c]);
 }
 
-INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int c0, float *out) {
-    w += c0 * 8;
-    out += c0 * 8;
-    for (int k0 = 0; k0 < k; k0 += QBLOCK) {
-        int n = k - k0 < QBLOCK ? k - k0 : QBLOCK;
-        __m256 s[TILE_ROWS][4];
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_setzero_ps();
-        for (int i = k0; i < k0 + n; i++) {
-            __m256 wv[4];
-            UNROLL for (int c = 0; c < C; c++) wv[c] = _mm256_load_ps(w + i * PANEL + c * 8);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256 xv = _mm256_set1_ps(x[(size_t)r * ldx + (size_t)i]);
-                UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_fmadd_ps(xv, wv[c], s[r][c]);
-            }
-        }
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
-            float *o = out + r * PANEL + c * 8;
-            _mm256_store_ps(o, _mm256_add_ps(_mm256_load_ps(o), s[r][c]));
+/* B blocks of n inputs side by side: their sums are independent, which hides latency when there are few rows. */
+INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx, float *out) {
+    __m256 s[4][TILE_ROWS][4];
+    UNROLL for (int b = 0; b < B; b++) UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
+        s[b][r][c] = _mm256_setzero_ps();
+    for (int i = 0; i < n; i++) UNROLL for (int b = 0; b < B; b++) {
+        __m256 wv[4];
+        UNROLL for (int c = 0; c < C; c++) wv[c] = _mm256_load_ps(w + (b * QBLOCK + i) * PANEL + c * 8);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256 xv = _mm256_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
+            UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm256_fmadd_ps(xv, wv[c], s[b][r][c]);
         }
     }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
+        float *o = out + r * PANEL + c * 8;
+        __m256 f = _mm256_load_ps(o);
+        UNROLL for (int b = 0; b < B; b++) f = _mm256_add_ps(f, s[b][r][c]);
+        _mm256_store_ps(o, f);
+    }
+}
+INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int c0, float *out) {
+    const int B = R == 1 ? 2 : 1;
+    int i = 0;
+    w += c0 * 8;
+    out += c0 * 8;
+    for (; i + B * QBLOCK <= k; i += B * QBLOCK) f32_blocks(R, C, B, QBLOCK, w + i * PANEL, x + i, ldx, out);
+    for (; i < k; i += QBLOCK) f32_blocks(R, C, 1, k - i < QBLOCK ? k - i : QBLOCK, w + i * PANEL, x + i, ldx, out);
 }
 
 /* A switch over the height, so that each body is compiled with it as a constant. One or two rows take all columns at once, which
@@ -134,6 +141,7 @@ static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_ro
 }
 
 static void q4_decode(const uint8_t *rec, float *out) {
+    prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
     const __m256i low = _mm256_set1_epi32(15);
     for (int c = 0; c < 4; c++) {
         __m256 d = load_f16(rec + Q4_CODES + c * 16), m = load_f16(rec + Q4_CODES + PANEL * 2 + c * 16);
@@ -149,6 +157,7 @@ static void q4_decode(const uint8_t *rec, float *out) {
     }
 }
 static void q8_decode(const uint8_t *rec, float *out) {
+    prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
     const __m256i low = _mm256_set1_epi32(255), offset = _mm256_set1_epi32(128);
     for (int c = 0; c < 4; c++) {
         __m256 d = load_f16(rec + Q8_CODES + c * 16);

@@ -96,26 +96,33 @@ INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, cons
         _mm512_store_ps(out + r * PANEL + (half + c) * 16, f[r][c]);
 }
 
-INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int half, float *out) {
-    w += half * 16;
-    out += half * 16;
-    for (int k0 = 0; k0 < k; k0 += QBLOCK) {
-        int n = k - k0 < QBLOCK ? k - k0 : QBLOCK;
-        __m512 s[TILE_ROWS][2];
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_setzero_ps();
-        for (int i = k0; i < k0 + n; i++) {
-            __m512 wv[2];
-            UNROLL for (int c = 0; c < C; c++) wv[c] = _mm512_load_ps(w + i * PANEL + c * 16);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m512 xv = _mm512_set1_ps(x[(size_t)r * ldx + (size_t)i]);
-                UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_fmadd_ps(xv, wv[c], s[r][c]);
-            }
-        }
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
-            float *o = out + r * PANEL + c * 16;
-            _mm512_store_ps(o, _mm512_add_ps(_mm512_load_ps(o), s[r][c]));
+/* B blocks of n inputs side by side: their sums are independent, which hides latency when there are few rows. */
+INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx, float *out) {
+    __m512 s[4][TILE_ROWS][2];
+    UNROLL for (int b = 0; b < B; b++) UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
+        s[b][r][c] = _mm512_setzero_ps();
+    for (int i = 0; i < n; i++) UNROLL for (int b = 0; b < B; b++) {
+        __m512 wv[2];
+        UNROLL for (int c = 0; c < C; c++) wv[c] = _mm512_load_ps(w + (b * QBLOCK + i) * PANEL + c * 16);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m512 xv = _mm512_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
+            UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm512_fmadd_ps(xv, wv[c], s[b][r][c]);
         }
     }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
+        float *o = out + r * PANEL + c * 16;
+        __m512 f = _mm512_load_ps(o);
+        UNROLL for (int b = 0; b < B; b++) f = _mm512_add_ps(f, s[b][r][c]);
+        _mm512_store_ps(o, f);
+    }
+}
+INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int half, float *out) {
+    const int B = R == 1 ? 4 : R == 2 ? 2 : 1;
+    int i = 0;
+    w += half * 16;
+    out += half * 16;
+    for (; i + B * QBLOCK <= k; i += B * QBLOCK) f32_blocks(R, C, B, QBLOCK, w + i * PANEL, x + i, ldx, out);
+    for (; i < k; i += QBLOCK) f32_blocks(R, C, 1, k - i < QBLOCK ? k - i : QBLOCK, w + i * PANEL, x + i, ldx, out);
 }
 
 /* A switch over height and width, so that each body is compiled with both as constants. */
@@ -142,6 +149,7 @@ static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_ro
 }
 
 static void q4_decode(const uint8_t *rec, float *out) {
+    prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
     const __m512i low = _mm512_set1_epi32(15);
     for (int c = 0; c < 2; c++) {
         __m512 d = load_f16(rec + Q4_CODES + c * 32), m = load_f16(rec + Q4_CODES + PANEL * 2 + c * 32);
@@ -157,6 +165,7 @@ static void q4_decode(const uint8_t *rec, float *out) {
     }
 }
 static void q8_decode(const uint8_t *rec, float *out) {
+    prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
     const __m512i low = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(128);
     for (int c = 0; c < 2; c++) {
         __m512 d = load_f16(rec + Q8_CODES + c * 32);

@@ -1,5 +1,4 @@
 #include "kernels/cpu/weights.h"
-#include <assert.h>
 #include <string.h>
 #include <sys/mman.h>
 #include "base/half.h"
@@ -37,7 +36,7 @@ static err weight_alloc(const weight_src *src, int n_panels, size_t panel_bytes,
     return OK;
 }
 
-/* Columns n0 .. of one block of 32 inputs to one record; blk: bytes of a file block, row: bytes of a file row. */
+/* One block of 32 inputs of n_cols rows of the file, row_bytes apart, to one record. */
 static void pack_q4_record(const uint8_t *src, size_t row_bytes, int n_cols, uint8_t *rec) {
     uint16_t *d = (uint16_t *)(rec + Q4_CODES), *m = d + PANEL;
     for (int c = 0; c < n_cols; c++) {
