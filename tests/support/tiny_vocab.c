@@ -109,8 +109,9 @@ void tiny_vocab_add(gguf_writer *w, int n_vocab) {
 
     int n_words = split_words(words), n = TINY_FIRST_MERGE, left = 0, right = 0;
     for (; n < n_vocab && n < 1024 && best_pair(words, n_words, n, &left, &right); n++) {
-        snprintf(symbols[n].text, sizeof symbols[n].text, "%.31s%.31s", symbols[left].text, symbols[right].text);
-        snprintf(merges[n].text, sizeof merges[n].text, "%.31s %.31s", symbols[left].text, symbols[right].text);
+        symbol l = symbols[left], r = symbols[right];
+        snprintf(symbols[n].text, sizeof symbols[n].text, "%.31s%.31s", l.text, r.text);
+        snprintf(merges[n].text, sizeof merges[n].text, "%.31s %.31s", l.text, r.text);
         apply_merge(words, n_words, left, right, n);
     }
     int n_merges = n - TINY_FIRST_MERGE;
