@@ -96,8 +96,9 @@ static json_t *task_to_json(const result_task *t) {
         json_array_append_new(metrics, json_pack("{s:s,s:s,s:s,s:i,s:b}", "name", m->name, "unit", m->unit, "help", m->help,
                                                  "direction", (int)m->direction, "timing", m->timing));
     }
-    return json_pack("{s:o,s:o,s:b,s:i,s:o}", "name", jsonx_text(t->name), "conf", jsonx_text(t->conf), "timed", t->timed,
-                     "n_items", t->n_items, "metrics", metrics);
+    return json_pack("{s:o,s:o,s:b,s:i,s:o,s:f,s:f,s:i}", "name", jsonx_text(t->name), "conf", jsonx_text(t->conf), "timed",
+                     t->timed, "n_items", t->n_items, "metrics", metrics, "cost_prepare", t->cost_prepare, "cost_unit",
+                     t->cost_unit, "prompt_tokens", t->prompt_tokens);
 }
 
 static json_t *point_to_json(const result_point *p, int n_tasks) {
@@ -161,6 +162,9 @@ static err task_from_json(const json_t *j, result_task *t) {
     TRY(jsonx_get_text_required(j, "conf", &t->conf));
     TRY(jsonx_get_bool(j, "timed", &t->timed));
     TRY(jsonx_get_int(j, "n_items", 0, MAX_ITEMS, &t->n_items));
+    TRY(jsonx_get_double(j, "cost_prepare", &t->cost_prepare));
+    TRY(jsonx_get_double(j, "cost_unit", &t->cost_unit));
+    TRY(jsonx_get_int(j, "prompt_tokens", 0, 1 << 30, &t->prompt_tokens));
     TRY(jsonx_get_array(j, "metrics", &metrics));
     int n = (int)json_array_size(metrics);
     if (n > TASK_MAX_METRICS) return ERR(ERR_FORMAT, "task %s has %d metrics, at most %d", t->name, n, TASK_MAX_METRICS);

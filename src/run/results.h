@@ -18,6 +18,8 @@ typedef struct result_task {
     int n_items;
     result_metric *metrics;
     int n_metrics;
+    double cost_prepare, cost_unit; /* comparable units (task_item_cost): prefilling a record once; one policy on it */
+    int prompt_tokens;           /* of the largest record */
 } result_task;
 
 typedef struct result_axis { char *path, *text; } result_axis; /* "policy.budget" = "0.25" */
