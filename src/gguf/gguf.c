@@ -1,4 +1,5 @@
-/* GGUF reader: one pass over header, metadata and tensor table; whatever getters return was checked and indexed here. */
+/* GGUF reader: one pass over header, metadata and tensor table; whatever getters return was checked and indexed here.
+ */
 #include "gguf/gguf.h"
 
 #include <errno.h>
@@ -20,13 +21,13 @@ enum { MIN_KEY_BYTES = 13, MIN_TENSOR_BYTES = 33, MAX_NAME_BYTES = 65535, MAX_DI
 
 typedef struct kv {
     gguf_str key;
-    size_t at;          /* byte offset of the value */
-    uint32_t type;      /* enum gguf_type; GGUF_ARRAY: see elem, n, items */
+    size_t at;     /* byte offset of the value */
+    uint32_t type; /* enum gguf_type; GGUF_ARRAY: see elem, n, items */
     uint32_t elem;
     size_t n;
     const uint8_t *raw; /* scalar, or first element of an array of fixed-size elements */
     gguf_str str;
-    void *items;        /* gguf_str, int32_t or float array of n; NULL for other element types */
+    void *items; /* gguf_str, int32_t or float array of n; NULL for other element types */
 } kv;
 
 struct gguf {
@@ -63,7 +64,8 @@ static err parse_items(reader *r, kv *v) {
     size_t at = r->at;
     TRY(reader_u64(r, &n));
     if (n > (r->n - r->at) / elem_bytes)
-        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " array elements run past the end of the file (%zu bytes)", n, r->n);
+        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " array elements run past the end of the file (%zu bytes)", n,
+                           r->n);
     v->n = (size_t)n;
     v->raw = r->p + r->at;
     if (v->elem == GGUF_STRING) {
@@ -143,20 +145,22 @@ static err parse_tensor(gguf *g, reader *r, int i, uint64_t *offset) {
         TRY(reader_u64(r, &t->dim[d]));
         if (t->dim[d] == 0) return reader_fail(r, ERR_FORMAT, at, "dimension %d is 0", d);
         if (t->dim[d] > INT64_MAX || __builtin_mul_overflow(n_values, t->dim[d], &n_values) || n_values > INT64_MAX)
-            return reader_fail(r, ERR_FORMAT, at, "dimension %d (%" PRIu64 ") makes the number of values overflow", d, t->dim[d]);
+            return reader_fail(r, ERR_FORMAT, at, "dimension %d (%" PRIu64 ") makes the number of values overflow", d,
+                               t->dim[d]);
     }
     at = r->at;
     TRY(reader_u32(r, &t->type));
     int block, block_bytes;
     if (!wtype_file_block(t->type, &block, &block_bytes))
-        return reader_fail(r, ERR_UNSUPPORTED, at, "unknown weight type %u; supported are %s", t->type, wtype_supported());
+        return reader_fail(r, ERR_UNSUPPORTED, at, "unknown weight type %u; supported are %s", t->type,
+                           wtype_supported());
     if (t->dim[0] % (uint64_t)block)
-        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " columns are no multiple of the %d values in a block of %s", t->dim[0],
-                           block, wtype_file_name(t->type));
+        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " columns are no multiple of the %d values in a block of %s",
+                           t->dim[0], block, wtype_file_name(t->type));
     uint64_t bytes;
     if (__builtin_mul_overflow(n_values / (uint64_t)block, (uint64_t)block_bytes, &bytes) || bytes > r->n)
-        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " values of %s are more than the file holds (%zu bytes)", n_values,
-                           wtype_file_name(t->type), r->n);
+        return reader_fail(r, ERR_FORMAT, at, "%" PRIu64 " values of %s are more than the file holds (%zu bytes)",
+                           n_values, wtype_file_name(t->type), r->n);
     t->bytes = (size_t)bytes;
     return reader_u64(r, offset);
 }
@@ -166,7 +170,8 @@ static err parse_alignment(const gguf *g, reader *r, uint32_t *out) {
     *out = 32;
     if (!v) return OK;
     reader_context(r, "metadata key \"general.alignment\"");
-    if (v->type != GGUF_U32) return reader_fail(r, ERR_FORMAT, v->at, "its type is %s, not u32", gguf_type_name(v->type));
+    if (v->type != GGUF_U32)
+        return reader_fail(r, ERR_FORMAT, v->at, "its type is %s, not u32", gguf_type_name(v->type));
     memcpy(out, v->raw, 4);
     if (*out < 8 || (*out & (*out - 1)))
         return reader_fail(r, ERR_FORMAT, v->at, "alignment %u is not a power of two of at least 8", *out);
@@ -190,8 +195,8 @@ static err check_overlap(const gguf *g, reader *r) {
         char a[NAME_BUF], b[NAME_BUF];
         if ((const uint8_t *)order[i]->data >= end) continue;
         reader_context(r, "tensor %s", printable(order[i]->name, a));
-        e = reader_fail(r, ERR_FORMAT, (size_t)((const uint8_t *)order[i]->data - g->data), "its data overlaps that of tensor %s",
-                        printable(order[i - 1]->name, b));
+        e = reader_fail(r, ERR_FORMAT, (size_t)((const uint8_t *)order[i]->data - g->data),
+                        "its data overlaps that of tensor %s", printable(order[i - 1]->name, b));
     }
     mem_free(order);
     return e;
@@ -209,13 +214,14 @@ static err place_tensors(gguf *g, reader *r, const uint64_t *offset, const size_
         char name[NAME_BUF];
         reader_context(r, "tensor %s", printable(t->name, name));
         if (offset[i] % alignment)
-            return reader_fail(r, ERR_FORMAT, info_at[i], "its offset %" PRIu64 " is no multiple of the alignment %u", offset[i],
-                               alignment);
+            return reader_fail(r, ERR_FORMAT, info_at[i], "its offset %" PRIu64 " is no multiple of the alignment %u",
+                               offset[i], alignment);
         if (offset[i] > r->n - start || t->bytes > r->n - start - offset[i])
-            return reader_fail(r, ERR_FORMAT, info_at[i],
-                               "its data (%zu bytes at offset %" PRIu64
-                               " of the data section) runs past the end of the file (%zu bytes); the file is truncated or corrupted",
-                               t->bytes, offset[i], r->n);
+            return reader_fail(
+                r, ERR_FORMAT, info_at[i],
+                "its data (%zu bytes at offset %" PRIu64
+                " of the data section) runs past the end of the file (%zu bytes); the file is truncated or corrupted",
+                t->bytes, offset[i], r->n);
         t->data = r->p + start + offset[i];
     }
     return check_overlap(g, r);
@@ -331,13 +337,21 @@ void gguf_close(gguf *g) {
     mem_free(g);
 }
 
-const char *gguf_path(const gguf *g) { return g->path; }
-size_t gguf_file_bytes(const gguf *g) { return g->bytes; }
+const char *gguf_path(const gguf *g) {
+    return g->path;
+}
+size_t gguf_file_bytes(const gguf *g) {
+    return g->bytes;
+}
 
 /* --- getters --- */
 
-int gguf_n_tensors(const gguf *g) { return g->n_tensors; }
-const gguf_tensor *gguf_tensor_at(const gguf *g, int i) { return &g->tensors[i]; }
+int gguf_n_tensors(const gguf *g) {
+    return g->n_tensors;
+}
+const gguf_tensor *gguf_tensor_at(const gguf *g, int i) {
+    return &g->tensors[i];
+}
 
 const gguf_tensor *gguf_tensor_find(const gguf *g, const char *name) {
     int i = name_index_find(&g->tensor_index, (gguf_str){name, strlen(name)});
@@ -367,7 +381,9 @@ err gguf_tensor_demand(const gguf *g, const char *name, int n_dims, const uint64
     return OK;
 }
 
-bool gguf_has(const gguf *g, const char *key) { return kv_find(g, key) != NULL; }
+bool gguf_has(const gguf *g, const char *key) {
+    return kv_find(g, key) != NULL;
+}
 
 static err demand(const gguf *g, const char *key, const kv **out) {
     *out = kv_find(g, key);
@@ -387,20 +403,39 @@ err gguf_get_u32(const gguf *g, const char *key, uint32_t *out) {
     int64_t s = 0;
     size_t bytes = gguf_scalar_bytes(v->type);
     switch (v->type) {
-    case GGUF_U8: case GGUF_U16: case GGUF_U32: case GGUF_U64:
+    case GGUF_U8:
+    case GGUF_U16:
+    case GGUF_U32:
+    case GGUF_U64:
         memcpy(&u, v->raw, bytes);
         break;
-    case GGUF_I8: s = (int8_t)*v->raw; break;
-    case GGUF_I16: { int16_t x; memcpy(&x, v->raw, 2); s = x; break; }
-    case GGUF_I32: { int32_t x; memcpy(&x, v->raw, 4); s = x; break; }
-    case GGUF_I64: memcpy(&s, v->raw, 8); break;
-    default: return wrong_type(g, key, v, "an integer");
+    case GGUF_I8:
+        s = (int8_t)*v->raw;
+        break;
+    case GGUF_I16: {
+        int16_t x;
+        memcpy(&x, v->raw, 2);
+        s = x;
+        break;
     }
-    if (s < 0) return ERR(ERR_FORMAT, "%s: metadata key \"%s\" at byte %zu is negative (%" PRId64 ")", g->path, key, v->at, s);
+    case GGUF_I32: {
+        int32_t x;
+        memcpy(&x, v->raw, 4);
+        s = x;
+        break;
+    }
+    case GGUF_I64:
+        memcpy(&s, v->raw, 8);
+        break;
+    default:
+        return wrong_type(g, key, v, "an integer");
+    }
+    if (s < 0)
+        return ERR(ERR_FORMAT, "%s: metadata key \"%s\" at byte %zu is negative (%" PRId64 ")", g->path, key, v->at, s);
     u |= (uint64_t)s;
     if (u > UINT32_MAX)
-        return ERR(ERR_FORMAT, "%s: metadata key \"%s\" at byte %zu is %" PRIu64 ", which does not fit in 32 bits", g->path, key,
-                   v->at, u);
+        return ERR(ERR_FORMAT, "%s: metadata key \"%s\" at byte %zu is %" PRIu64 ", which does not fit in 32 bits",
+                   g->path, key, v->at, u);
     *out = (uint32_t)u;
     return OK;
 }

@@ -3,8 +3,14 @@
 #define KVLAB_GGUF_INDEX_H
 #include "gguf/gguf.h"
 
-typedef struct name_slot { gguf_str name; int value; } name_slot; /* empty: name.p == NULL */
-typedef struct name_index { name_slot *slots; size_t mask; } name_index;
+typedef struct name_slot {
+    gguf_str name;
+    int value;
+} name_slot; /* empty: name.p == NULL */
+typedef struct name_index {
+    name_slot *slots;
+    size_t mask;
+} name_index;
 
 MUST err name_index_create(int n_names, name_index *out);
 void name_index_free(name_index *x);

@@ -4,15 +4,22 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static const struct { const char *name; size_t bytes; } types[] = {
-    [GGUF_U8] = {"u8", 1},     [GGUF_I8] = {"i8", 1},         [GGUF_U16] = {"u16", 2},     [GGUF_I16] = {"i16", 2},
-    [GGUF_U32] = {"u32", 4},   [GGUF_I32] = {"i32", 4},       [GGUF_F32] = {"f32", 4},     [GGUF_BOOL] = {"bool", 1},
-    [GGUF_STRING] = {"string", 0}, [GGUF_ARRAY] = {"array", 0}, [GGUF_U64] = {"u64", 8},   [GGUF_I64] = {"i64", 8},
+static const struct {
+    const char *name;
+    size_t bytes;
+} types[] = {
+    [GGUF_U8] = {"u8", 1},         [GGUF_I8] = {"i8", 1},       [GGUF_U16] = {"u16", 2}, [GGUF_I16] = {"i16", 2},
+    [GGUF_U32] = {"u32", 4},       [GGUF_I32] = {"i32", 4},     [GGUF_F32] = {"f32", 4}, [GGUF_BOOL] = {"bool", 1},
+    [GGUF_STRING] = {"string", 0}, [GGUF_ARRAY] = {"array", 0}, [GGUF_U64] = {"u64", 8}, [GGUF_I64] = {"i64", 8},
     [GGUF_F64] = {"f64", 8},
 };
 
-const char *gguf_type_name(uint32_t type) { return type <= GGUF_F64 ? types[type].name : "of unknown type"; }
-size_t gguf_scalar_bytes(uint32_t type) { return type <= GGUF_F64 ? types[type].bytes : 0; }
+const char *gguf_type_name(uint32_t type) {
+    return type <= GGUF_F64 ? types[type].name : "of unknown type";
+}
+size_t gguf_scalar_bytes(uint32_t type) {
+    return type <= GGUF_F64 ? types[type].bytes : 0;
+}
 
 void reader_context(reader *r, const char *fmt, ...) {
     va_list ap;
@@ -32,8 +39,9 @@ err reader_fail(const reader *r, err code, size_t at, const char *fmt, ...) {
 
 err reader_bytes(reader *r, size_t n, const uint8_t **out) {
     if (n > r->n - r->at)
-        return reader_fail(r, ERR_FORMAT, r->at, "%zu bytes are needed, but the file ends at byte %zu; it is truncated or corrupted",
-                           n, r->n);
+        return reader_fail(r, ERR_FORMAT, r->at,
+                           "%zu bytes are needed, but the file ends at byte %zu; it is truncated or corrupted", n,
+                           r->n);
     *out = r->p + r->at;
     r->at += n;
     return OK;
@@ -63,7 +71,8 @@ err reader_str(reader *r, gguf_str *out) {
     size_t at = r->at;
     TRY(reader_u64(r, &n));
     if (n > r->n - r->at)
-        return reader_fail(r, ERR_FORMAT, at, "a string of %" PRIu64 " bytes runs past the end of the file (%zu bytes)", n, r->n);
+        return reader_fail(r, ERR_FORMAT, at, "a string of %" PRIu64 " bytes runs past the end of the file (%zu bytes)",
+                           n, r->n);
     out->p = (const char *)r->p + r->at;
     out->n = (size_t)n;
     r->at += out->n;

@@ -1,4 +1,5 @@
-/* Checked cursor over the bytes of a GGUF file: little-endian fields, and messages that name file, field and byte offset. */
+/* Checked cursor over the bytes of a GGUF file: little-endian fields, and messages that name file, field and byte
+ * offset. */
 #ifndef KVLAB_GGUF_READER_H
 #define KVLAB_GGUF_READER_H
 #include <stddef.h>
@@ -6,8 +7,21 @@
 #include "base/err.h"
 #include "gguf/gguf.h"
 
-enum gguf_type { /* types of metadata values, as in the file */
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+/* Types of metadata values, as in the file. */
+enum gguf_type {
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
 };
 const char *gguf_type_name(uint32_t type);
 size_t gguf_scalar_bytes(uint32_t type); /* 0 for strings, arrays and unknown types */

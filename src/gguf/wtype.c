@@ -1,4 +1,5 @@
-/* Weight types: sizes of every type a GGUF file may hold (so that files can be checked whole), decoders of those kvlab reads. */
+/* Weight types: sizes of every type a GGUF file may hold (so that files can be checked whole), decoders of those kvlab
+ * reads. */
 #include "gguf/wtype.h"
 
 #include <stdio.h>
@@ -30,9 +31,13 @@ static const file_type *file_type_find(uint32_t value) {
     return NULL;
 }
 
-static void decode_f32(const void *src, float *dst, size_t n) { memcpy(dst, src, n * sizeof *dst); }
+static void decode_f32(const void *src, float *dst, size_t n) {
+    memcpy(dst, src, n * sizeof *dst);
+}
 
-static uint16_t load_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static uint16_t load_u16(const uint8_t *p) {
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 
 static void decode_f16(const void *src, float *dst, size_t n) {
     const uint8_t *p = src;
@@ -66,7 +71,7 @@ static void decode_q8_0(const void *src, float *dst, size_t n) {
 }
 
 static const wtype_info infos[] = {
-    {WTYPE_F32, "F32", 1, 4, decode_f32},     {WTYPE_F16, "F16", 1, 2, decode_f16},
+    {WTYPE_F32, "F32", 1, 4, decode_f32},      {WTYPE_F16, "F16", 1, 2, decode_f16},
     {WTYPE_Q4_1, "Q4_1", 32, 20, decode_q4_1}, {WTYPE_Q8_0, "Q8_0", 32, 34, decode_q8_0},
     {WTYPE_BF16, "BF16", 1, 2, decode_bf16},
 };
@@ -93,7 +98,9 @@ bool wtype_file_block(uint32_t file_value, int *block, int *block_bytes) {
     return true;
 }
 
-const char *wtype_supported(void) { return "F32 F16 Q4_1 Q8_0 BF16"; }
+const char *wtype_supported(void) {
+    return "F32 F16 Q4_1 Q8_0 BF16";
+}
 
 size_t wtype_row_bytes(wtype t, size_t n_cols) {
     const wtype_info *w = wtype_find((uint32_t)t);

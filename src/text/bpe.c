@@ -22,7 +22,9 @@ struct bpe {
 
 /* --- the byte alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 onwards --- */
 
-static int is_printable(int b) { return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174; }
+static int is_printable(int b) {
+    return (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+}
 
 static int byte_code(int byte) {
     int code = 256;
@@ -69,7 +71,9 @@ size_t bpe_text_bytes(const int byte_of[BPE_N_CODES], const char *text, size_t n
 
 /* --- merge table --- */
 
-static uint64_t pair_of(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+static uint64_t pair_of(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
 static merge *slot_of(const bpe *b, uint64_t pair) {
     size_t i = (size_t)((pair ^ pair >> 29) * 0x9e3779b97f4a7c15u >> 20) & b->mask;
@@ -85,7 +89,8 @@ static const merge *find_merge(const bpe *b, int32_t left, int32_t right) {
 
 static err add_merge(bpe *b, const char *path, const name_index *vocab, gguf_str text, uint32_t rank, char *joined) {
     const char *space = text.n > 2 ? memchr(text.p + 1, ' ', text.n - 2) : NULL;
-    if (!space) return ERR(ERR_FORMAT, "%s: tokenizer.ggml.merges[%u] is not two pieces with a space between them", path, rank);
+    if (!space)
+        return ERR(ERR_FORMAT, "%s: tokenizer.ggml.merges[%u] is not two pieces with a space between them", path, rank);
     gguf_str left = {text.p, (size_t)(space - text.p)}, right = {space + 1, text.n - left.n - 1};
     memcpy(joined, left.p, left.n);
     memcpy(joined + left.n, right.p, right.n);
@@ -93,7 +98,9 @@ static err add_merge(bpe *b, const char *path, const name_index *vocab, gguf_str
     int32_t id = name_index_find(vocab, (gguf_str){joined, text.n - 1});
     if (l < 0 || r < 0 || id < 0)
         return ERR(ERR_FORMAT, "%s: tokenizer.ggml.merges[%u] has a %s that is not in the vocabulary", path, rank,
-                   l < 0 ? "left piece" : r < 0 ? "right piece" : "result");
+                   l < 0   ? "left piece"
+                   : r < 0 ? "right piece"
+                           : "result");
     merge *m = slot_of(b, pair_of(l, r));
     if (m->pair == EMPTY) *m = (merge){pair_of(l, r), rank, id}; /* of equal merges the first counts */
     return OK;
@@ -139,11 +146,15 @@ void bpe_destroy(bpe *b) {
     mem_free(b);
 }
 
-int32_t bpe_byte_token(const bpe *b, unsigned char byte) { return b->byte_token[byte]; }
+int32_t bpe_byte_token(const bpe *b, unsigned char byte) {
+    return b->byte_token[byte];
+}
 
 /* --- words --- */
 
-static err push_known(token_list *out, int32_t id) { return id < 0 ? OK : token_list_push(out, id); }
+static err push_known(token_list *out, int32_t id) {
+    return id < 0 ? OK : token_list_push(out, id);
+}
 
 /* Few symbols: look for the best neighbours again after each merge. */
 static err encode_short(const bpe *b, const char *word, size_t n, token_list *out) {
@@ -166,9 +177,17 @@ static err encode_short(const bpe *b, const char *word, size_t n, token_list *ou
     return OK;
 }
 
-typedef struct symbol { int32_t id, prev, next; } symbol;
-typedef struct candidate { uint32_t rank; int32_t at, left, right; } candidate; /* stale once either id has changed */
-typedef struct heap { candidate *items; size_t n; } heap;
+typedef struct symbol {
+    int32_t id, prev, next;
+} symbol;
+typedef struct candidate {
+    uint32_t rank;
+    int32_t at, left, right;
+} candidate; /* stale once either id has changed */
+typedef struct heap {
+    candidate *items;
+    size_t n;
+} heap;
 
 static int before(const candidate *x, const candidate *y) {
     return x->rank != y->rank ? x->rank < y->rank : x->at < y->at;
@@ -198,7 +217,8 @@ static void offer(const bpe *b, heap *h, const symbol *s, int32_t at) {
     if (m) heap_push(h, (candidate){m->rank, at, s[at].id, s[s[at].next].id});
 }
 
-/* Runs of letters or blanks can be megabytes long. Each merge removes a symbol and offers two pairs, so 3 n candidates suffice. */
+/* Runs of letters or blanks can be megabytes long. Each merge removes a symbol and offers two pairs, so 3 n candidates
+ * suffice. */
 static err encode_long(const bpe *b, const char *word, size_t n, token_list *out) {
     if (n > INT32_MAX / 2) return ERR(ERR_UNSUPPORTED, "a word of %zu bytes is too long to tokenize", n);
     symbol *s = NULL;

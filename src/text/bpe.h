@@ -1,5 +1,5 @@
-/* Byte-level byte-pair encoding: bytes of a word become tokens, then neighbours merge, the merge learned first going first and the
- * leftmost first among equals. */
+/* Byte-level byte-pair encoding: bytes of a word become tokens, then neighbours merge, the merge learned first going
+ * first and the leftmost first among equals. */
 #ifndef KVLAB_TEXT_BPE_H
 #define KVLAB_TEXT_BPE_H
 #include <stddef.h>
@@ -19,9 +19,10 @@ int32_t bpe_byte_token(const bpe *b, unsigned char byte); /* -1 if the vocabular
 MUST err bpe_encode_word(const bpe *b, const char *word, size_t n, token_list *out);
 
 /* GPT-2's printable alphabet: byte <-> Unicode character. */
-int bpe_byte_char(unsigned char byte, char utf8[3]);             /* bytes written, 1 or 2 */
+int bpe_byte_char(unsigned char byte, char utf8[3]); /* bytes written, 1 or 2 */
 enum { BPE_N_CODES = 256 + 68 };
-void bpe_alphabet(int byte_of[BPE_N_CODES]);                     /* character -> byte, -1 if it stands for none */
-/* Bytes that a token's text stands for; texts with other characters stand for themselves. Returns their number, at most n. */
+void bpe_alphabet(int byte_of[BPE_N_CODES]); /* character -> byte, -1 if it stands for none */
+/* Bytes that a token's text stands for; texts with other characters stand for themselves. Returns their number, at most
+ * n. */
 size_t bpe_text_bytes(const int byte_of[BPE_N_CODES], const char *text, size_t n, char *out);
 #endif

@@ -1,4 +1,5 @@
-/* Chat templates: the file's Jinja text is compared with the forms of ChatML that kvlab can render, never interpreted. */
+/* Chat templates: the file's Jinja text is compared with the forms of ChatML that kvlab can render, never interpreted.
+ */
 #include <string.h>
 
 #include "base/mem.h"
@@ -8,8 +9,9 @@
 static const char opening[] = "{% for message in messages %}";
 static const char default_opening[] = "{% if loop.first and messages[0]['role'] != 'system' %}{{ '";
 static const char default_closing[] = "' }}{% endif %}";
-static const char body[] = "{{'<|im_start|>' + message['role'] + '~' + message['content'] + '<|im_end|>' + '~'}}{% endfor %}"
-                           "{% if add_generation_prompt %}{{ '<|im_start|>assistant~' }}{% endif %}";
+static const char body[] =
+    "{{'<|im_start|>' + message['role'] + '~' + message['content'] + '<|im_end|>' + '~'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant~' }}{% endif %}";
 
 /* Moves *t past `form`; false, and *t unchanged, if it does not begin so. */
 static bool skip(gguf_str *t, const char *form) {
@@ -46,7 +48,8 @@ static err read_default(gguf_str *t, char **out) {
 static err recognise(const gguf *g, char **default_text) {
     gguf_str whole, t;
     if (!gguf_has(g, "tokenizer.chat_template"))
-        return ERR(ERR_UNSUPPORTED, "%s has no chat template (tokenizer.chat_template); choose one: chatml", gguf_path(g));
+        return ERR(ERR_UNSUPPORTED, "%s has no chat template (tokenizer.chat_template); choose one: chatml",
+                   gguf_path(g));
     TRY(gguf_get_str(g, "tokenizer.chat_template", &whole));
     t = whole;
     bool known = skip(&t, opening);
@@ -61,7 +64,8 @@ static err recognise(const gguf *g, char **default_text) {
     size_t n = whole.n < 60 ? whole.n : 60;
     for (size_t i = 0; i < n; i++) first[i] = whole.p[i] >= 32 && whole.p[i] < 127 ? whole.p[i] : ' ';
     first[n] = 0;
-    return ERR(ERR_UNSUPPORTED, "%s: the chat template beginning with `%s` is not supported; supported is chatml", gguf_path(g), first);
+    return ERR(ERR_UNSUPPORTED, "%s: the chat template beginning with `%s` is not supported; supported is chatml",
+               gguf_path(g), first);
 }
 
 static size_t put(char *out, size_t at, const char *s) {
@@ -71,7 +75,8 @@ static size_t put(char *out, size_t at, const char *s) {
 }
 
 /* Writes to out, or only measures if it is NULL. */
-static size_t render_chatml(char *out, const char *default_text, const chat_message *m, int n, bool add_generation_prompt) {
+static size_t render_chatml(char *out, const char *default_text, const chat_message *m, int n,
+                            bool add_generation_prompt) {
     size_t at = 0;
     if (n > 0 && default_text && strcmp(m[0].role, "system") != 0) at = put(out, at, default_text);
     for (int i = 0; i < n; i++) {
@@ -85,7 +90,8 @@ static size_t render_chatml(char *out, const char *default_text, const chat_mess
     return at;
 }
 
-err chat_render(const gguf *g, const char *override_template, const chat_message *m, int n, bool add_generation_prompt, char **out) {
+err chat_render(const gguf *g, const char *override_template, const chat_message *m, int n, bool add_generation_prompt,
+                char **out) {
     char *default_text = NULL, *text;
     if (!override_template)
         TRY(recognise(g, &default_text));

@@ -12,9 +12,11 @@
 /* Also the numbers of Unicode 15, for a PCRE2 whose tables are older. */
 #define NUMBER "\\p{N}\\x{11f50}-\\x{11f59}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}"
 
-static const struct { const char *name, *pattern; } known[] = {
-    /* Two passes in one: first every number character becomes a word, then GPT-2's pattern cuts the pieces between them. A piece
-     * ends at a number, so white space before one is kept whole and does not join it. */
+static const struct {
+    const char *name, *pattern;
+} known[] = {
+    /* Two passes in one: first every number character becomes a word, then GPT-2's pattern cuts the pieces between
+     * them. A piece ends at a number, so white space before one is kept whole and does not join it. */
     {"smollm", "[" NUMBER "]|'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?[^" SPACE "\\p{L}" NUMBER "]+|"
                "[" SPACE "]+(?![^" SPACE NUMBER "])|[" SPACE "]+"},
 };
@@ -26,11 +28,13 @@ struct pretokenizer {
 static err compile(const char *pattern, pcre2_code **out) {
     int number;
     size_t at;
-    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &number, &at, NULL);
+    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_ANCHORED, &number,
+                         &at, NULL);
     if (!*out) {
         PCRE2_UCHAR text[128];
         pcre2_get_error_message(number, text, sizeof text);
-        return ERR(ERR_ENV, "PCRE2 cannot compile the pre-tokenizer's pattern: %s at character %zu", (const char *)text, at);
+        return ERR(ERR_ENV, "PCRE2 cannot compile the pre-tokenizer's pattern: %s at character %zu", (const char *)text,
+                   at);
     }
     /* Without JIT support matching is slower and otherwise the same. */
     (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
@@ -50,8 +54,8 @@ err pretokenizer_create(gguf_str name, const char *path, pretokenizer **out) {
         *out = p;
         return OK;
     }
-    return ERR(ERR_UNSUPPORTED, "%s: pre-tokenizer \"%.*s\" (tokenizer.ggml.pre) is not supported; supported is smollm", path,
-               (int)(name.n < 64 ? name.n : 64), name.p);
+    return ERR(ERR_UNSUPPORTED, "%s: pre-tokenizer \"%.*s\" (tokenizer.ggml.pre) is not supported; supported is smollm",
+               path, (int)(name.n < 64 ? name.n : 64), name.p);
 }
 
 void pretokenizer_destroy(pretokenizer *p) {

@@ -16,9 +16,9 @@ struct sampler {
     sampler_conf conf;
     int n_vocab;
     rng random;
-    choice *heap;    /* [n_vocab], best on top */
-    choice *kept;    /* [n_vocab], best first */
-    double *weight;  /* [n_vocab], of kept */
+    choice *heap;   /* [n_vocab], best on top */
+    choice *kept;   /* [n_vocab], best first */
+    double *weight; /* [n_vocab], of kept */
 };
 
 err sampler_create(sampler_conf c, int n_vocab, sampler **out) {
@@ -26,7 +26,8 @@ err sampler_create(sampler_conf c, int n_vocab, sampler **out) {
     if (!(c.temperature >= 0) || isinf(c.temperature))
         return ERR(ERR_USAGE, "temperature %g is not a finite number of at least 0", (double)c.temperature);
     if (c.top_k < 0) return ERR(ERR_USAGE, "top_k %d is negative; 0 keeps all tokens", c.top_k);
-    if (!(c.top_p >= 0 && c.top_p <= 1)) return ERR(ERR_USAGE, "top_p %g is not between 0 (off) and 1", (double)c.top_p);
+    if (!(c.top_p >= 0 && c.top_p <= 1))
+        return ERR(ERR_USAGE, "top_p %g is not between 0 (off) and 1", (double)c.top_p);
     sampler *s;
     TRY(mem_alloc(MEM_OTHER, sizeof *s, &s));
     *s = (sampler){.conf = c, .n_vocab = n_vocab, .random = rng_make(c.seed, SAMPLER_STREAM)};
@@ -59,7 +60,9 @@ static int32_t greedy(const float *logits, int n) {
     return best < 0 ? 0 : best;
 }
 
-static bool better(choice a, choice b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; }
+static bool better(choice a, choice b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
 
 static void sift_down(choice *h, int n, int i) {
     choice c = h[i];
@@ -75,7 +78,8 @@ static double weight_of(const sampler *s, float logit, float best) {
     return exp(((double)logit - (double)best) / (double)s->conf.temperature);
 }
 
-/* Takes tokens from the heap, best first, until top_k are kept. Returns the number kept; *total is the sum of their weights. */
+/* Takes tokens from the heap, best first, until top_k are kept. Returns the number kept; *total is the sum of their
+ * weights. */
 static int keep_top_k(sampler *s, int n, double *total) {
     int k = s->conf.top_k, kept = 0;
     float best = s->heap[0].logit;
@@ -90,7 +94,8 @@ static int keep_top_k(sampler *s, int n, double *total) {
     return kept;
 }
 
-/* Fewest best tokens that hold top_p of `total`; with n_kept > 0 they are already in order, otherwise they come from the heap. */
+/* Fewest best tokens that hold top_p of `total`; with n_kept > 0 they are already in order, otherwise they come from
+ * the heap. */
 static int keep_top_p(sampler *s, int n_kept, int n_heap, double *total) {
     double enough = (double)s->conf.top_p * *total, sum = 0;
     float best = n_kept > 0 ? s->kept[0].logit : s->heap[0].logit;
@@ -116,7 +121,7 @@ int32_t sampler_next(sampler *s, const float *logits) {
     int n = 0;
     for (int32_t i = 0; i < s->n_vocab; i++)
         if (!isnan(logits[i])) s->heap[n++] = (choice){logits[i], i};
-    bool by_k = s->conf.top_k > 0 && s->conf.top_k < n, by_p = s->conf.top_p > 0 && s->conf.top_p < 1;
+    bool by_k = s->conf.top_k > 0 && s->conf.top_k<n, by_p = s->conf.top_p> 0 && s->conf.top_p < 1;
     double total = 0;
     int n_kept = 0;
     if (by_k || by_p)

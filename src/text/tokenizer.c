@@ -26,9 +26,9 @@ struct tokenizer {
     bool add_bos;
     bpe *bpe;
     pretokenizer *pre;
-    uint8_t *type;    /* [n_vocab] */
-    size_t *piece_at; /* [n_vocab + 1] into pieces */
-    char *pieces;     /* what tokens decode to */
+    uint8_t *type;     /* [n_vocab] */
+    size_t *piece_at;  /* [n_vocab + 1] into pieces */
+    char *pieces;      /* what tokens decode to */
     special *specials; /* longest first */
     int n_specials;
 };
@@ -68,7 +68,8 @@ static err read_types(tokenizer *t, const gguf *g) {
         return ERR(ERR_FORMAT, "%s: tokenizer.ggml.token_type has %zu entries for %d tokens", t->path, n, t->n_vocab);
     for (size_t i = 0; i < n; i++) {
         if (types[i] < 0 || types[i] > 6)
-            return ERR(ERR_FORMAT, "%s: tokenizer.ggml.token_type[%zu] is %d, allowed are 0 to 6", t->path, i, types[i]);
+            return ERR(ERR_FORMAT, "%s: tokenizer.ggml.token_type[%zu] is %d, allowed are 0 to 6", t->path, i,
+                       types[i]);
         t->type[i] = (uint8_t)types[i];
     }
     return OK;
@@ -114,7 +115,8 @@ static err read_id(const tokenizer *t, const gguf *g, const char *key, int32_t *
     *out = -1;
     if (!gguf_has(g, key)) return OK;
     TRY(gguf_get_u32(g, key, &id));
-    if (id >= (uint32_t)t->n_vocab) return ERR(ERR_FORMAT, "%s: %s is %u, but there are %d tokens", t->path, key, id, t->n_vocab);
+    if (id >= (uint32_t)t->n_vocab)
+        return ERR(ERR_FORMAT, "%s: %s is %u, but there are %d tokens", t->path, key, id, t->n_vocab);
     *out = (int32_t)id;
     return OK;
 }
@@ -138,10 +140,11 @@ static err read_all(tokenizer *t, const gguf *g) {
     size_t n;
     TRY(gguf_get_str(g, "tokenizer.ggml.model", &model));
     if (model.n != 4 || memcmp(model.p, "gpt2", 4))
-        return ERR(ERR_UNSUPPORTED, "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not supported; supported is gpt2", t->path,
-                   (int)(model.n < 64 ? model.n : 64), model.p);
+        return ERR(ERR_UNSUPPORTED, "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not supported; supported is gpt2",
+                   t->path, (int)(model.n < 64 ? model.n : 64), model.p);
     if (!gguf_has(g, "tokenizer.ggml.pre"))
-        return ERR(ERR_UNSUPPORTED, "%s: tokenizer.ggml.pre is missing, so the pre-tokenizer is unknown; supported is smollm", t->path);
+        return ERR(ERR_UNSUPPORTED,
+                   "%s: tokenizer.ggml.pre is missing, so the pre-tokenizer is unknown; supported is smollm", t->path);
     TRY(gguf_get_str(g, "tokenizer.ggml.pre", &pre));
     TRY(pretokenizer_create(pre, t->path, &t->pre));
     TRY(gguf_get_strs(g, "tokenizer.ggml.tokens", &texts, &n));
@@ -156,7 +159,8 @@ static err read_all(tokenizer *t, const gguf *g) {
     TRY(read_id(t, g, "tokenizer.ggml.eot_token_id", &t->eot));
     if (gguf_has(g, "tokenizer.ggml.add_bos_token")) TRY(gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos));
     if (t->add_bos && t->bos < 0)
-        return ERR(ERR_FORMAT, "%s: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing", t->path);
+        return ERR(ERR_FORMAT, "%s: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing",
+                   t->path);
     return OK;
 }
 
@@ -197,8 +201,8 @@ static err encode_word(void *ctx, const char *word, size_t n) {
     return bpe_encode_word(c->t->bpe, word, n, c->out);
 }
 
-/* Marks where special tokens stand: longer ones first, each from left to right; a mark is id + 1 at the token's first byte and -1 at
- * its other bytes. */
+/* Marks where special tokens stand: longer ones first, each from left to right; a mark is id + 1 at the token's first
+ * byte and -1 at its other bytes. */
 static void mark_specials(const tokenizer *t, const char *text, size_t n, bool control, int32_t *mark) {
     for (int k = 0; k < t->n_specials; k++) {
         const special *s = &t->specials[k];
@@ -263,7 +267,8 @@ static bool has_user_defined(const tokenizer *t) {
     return false;
 }
 
-err tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, bool add_bos, token_list *out) {
+err tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, bool add_bos,
+                     token_list *out) {
     if (n > INT_MAX) return ERR(ERR_UNSUPPORTED, "a text of %zu bytes is too long to tokenize at once", n);
     if (add_bos && t->add_bos) TRY(token_list_push(out, t->bos));
     if (n == 0) return OK;
@@ -295,9 +300,15 @@ err tokenizer_decode(const tokenizer *t, const int32_t *ids, int n, bool keep_sp
     return OK;
 }
 
-int tokenizer_n_vocab(const tokenizer *t) { return t->n_vocab; }
-int32_t tokenizer_eos(const tokenizer *t) { return t->eos; }
-int32_t tokenizer_bos(const tokenizer *t) { return t->bos; }
+int tokenizer_n_vocab(const tokenizer *t) {
+    return t->n_vocab;
+}
+int32_t tokenizer_eos(const tokenizer *t) {
+    return t->eos;
+}
+int32_t tokenizer_bos(const tokenizer *t) {
+    return t->bos;
+}
 
 int32_t tokenizer_find(const tokenizer *t, const char *piece) {
     size_t n = strlen(piece);

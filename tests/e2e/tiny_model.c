@@ -5,13 +5,16 @@
 
 #include "tests/support/tiny_gguf.h"
 
-static const struct { const char *name; wtype type; } types[] = {
-    {"f32", WTYPE_F32}, {"f16", WTYPE_F16}, {"bf16", WTYPE_BF16}, {"q4_1", WTYPE_Q4_1}, {"q8_0", WTYPE_Q8_0}};
+static const struct {
+    const char *name;
+    wtype type;
+} types[] = {{"f32", WTYPE_F32}, {"f16", WTYPE_F16}, {"bf16", WTYPE_BF16}, {"q4_1", WTYPE_Q4_1}, {"q8_0", WTYPE_Q8_0}};
 
 static int usage(const char *why, const char *what) {
     fprintf(stderr,
             "%s%s\nusage: tiny_model OUT.gguf [seed] [n_layers] [name=value ...]\n"
-            "names: seed n_layers n_embd n_head n_kv head_dim n_ff n_vocab context untied (0 or 1), embd attn ffn head (f32 f16 bf16 q4_1 q8_0)\n",
+            "names: seed n_layers n_embd n_head n_kv head_dim n_ff n_vocab context untied (0 or 1), embd attn ffn head "
+            "(f32 f16 bf16 q4_1 q8_0)\n",
             why, what);
     return 2;
 }
@@ -34,12 +37,21 @@ static bool set_type(const char *text, wtype *out) {
 }
 
 static bool set_field(tiny_model *m, const char *name, size_t n_name, const char *value) {
-    const struct { const char *name; int *field, least; } numbers[] = {
-        {"n_layers", &m->n_layers, 1}, {"n_embd", &m->n_embd, 32}, {"n_head", &m->n_head, 1},     {"n_kv", &m->n_kv, 1},
-        {"head_dim", &m->head_dim, 2}, {"n_ff", &m->n_ff, 32},     {"n_vocab", &m->n_vocab, TINY_FIRST_MERGE},
-        {"context", &m->context, 1}};
-    const struct { const char *name; wtype *field; } classes[] = {
-        {"embd", &m->embd}, {"attn", &m->attn}, {"ffn", &m->ffn}, {"head", &m->head}};
+    const struct {
+        const char *name;
+        int *field, least;
+    } numbers[] = {{"n_layers", &m->n_layers, 1},
+                   {"n_embd", &m->n_embd, 32},
+                   {"n_head", &m->n_head, 1},
+                   {"n_kv", &m->n_kv, 1},
+                   {"head_dim", &m->head_dim, 2},
+                   {"n_ff", &m->n_ff, 32},
+                   {"n_vocab", &m->n_vocab, TINY_FIRST_MERGE},
+                   {"context", &m->context, 1}};
+    const struct {
+        const char *name;
+        wtype *field;
+    } classes[] = {{"embd", &m->embd}, {"attn", &m->attn}, {"ffn", &m->ffn}, {"head", &m->head}};
     int v;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (strlen(numbers[i].name) == n_name && strncmp(numbers[i].name, name, n_name) == 0)

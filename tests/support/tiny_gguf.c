@@ -24,8 +24,12 @@ void byte_buf_add(byte_buf *b, const void *p, size_t n) {
     b->n += n;
 }
 
-static void add_u32(byte_buf *b, uint32_t v) { byte_buf_add(b, &v, 4); }
-static void add_u64(byte_buf *b, uint64_t v) { byte_buf_add(b, &v, 8); }
+static void add_u32(byte_buf *b, uint32_t v) {
+    byte_buf_add(b, &v, 4);
+}
+static void add_u64(byte_buf *b, uint64_t v) {
+    byte_buf_add(b, &v, 8);
+}
 static void add_str(byte_buf *b, const char *s) {
     add_u64(b, strlen(s));
     byte_buf_add(b, s, strlen(s));
@@ -43,9 +47,15 @@ void gguf_write_raw(gguf_writer *w, const char *key, uint32_t type, const void *
     w->n_kvs++;
 }
 
-void gguf_write_u32(gguf_writer *w, const char *key, uint32_t v) { gguf_write_raw(w, key, KV_U32, &v, 4); }
-void gguf_write_f32(gguf_writer *w, const char *key, float v) { gguf_write_raw(w, key, KV_F32, &v, 4); }
-void gguf_write_bool(gguf_writer *w, const char *key, bool v) { gguf_write_raw(w, key, KV_BOOL, &(uint8_t){v}, 1); }
+void gguf_write_u32(gguf_writer *w, const char *key, uint32_t v) {
+    gguf_write_raw(w, key, KV_U32, &v, 4);
+}
+void gguf_write_f32(gguf_writer *w, const char *key, float v) {
+    gguf_write_raw(w, key, KV_F32, &v, 4);
+}
+void gguf_write_bool(gguf_writer *w, const char *key, bool v) {
+    gguf_write_raw(w, key, KV_BOOL, &(uint8_t){v}, 1);
+}
 
 void gguf_write_str(gguf_writer *w, const char *key, const char *v) {
     byte_buf b = {0};
@@ -75,8 +85,12 @@ static void write_words(gguf_writer *w, const char *key, uint32_t elem, const vo
     free(b.p);
 }
 
-void gguf_write_i32s(gguf_writer *w, const char *key, const int32_t *v, size_t n) { write_words(w, key, KV_I32, v, n); }
-void gguf_write_f32s(gguf_writer *w, const char *key, const float *v, size_t n) { write_words(w, key, KV_F32, v, n); }
+void gguf_write_i32s(gguf_writer *w, const char *key, const int32_t *v, size_t n) {
+    write_words(w, key, KV_I32, v, n);
+}
+void gguf_write_f32s(gguf_writer *w, const char *key, const float *v, size_t n) {
+    write_words(w, key, KV_F32, v, n);
+}
 
 static size_t padding(const gguf_writer *w, size_t n) {
     size_t a = w->alignment ? w->alignment : 32;
@@ -95,7 +109,8 @@ void gguf_write_tensor_raw(gguf_writer *w, const char *name, uint32_t n_dims, co
     w->n_tensors++;
 }
 
-void gguf_write_tensor(gguf_writer *w, const char *name, int n_dims, const uint64_t *dim, wtype type, const float *values) {
+void gguf_write_tensor(gguf_writer *w, const char *name, int n_dims, const uint64_t *dim, wtype type,
+                       const float *values) {
     size_t n = 1;
     for (int d = 0; d < n_dims; d++) n *= dim[d];
     uint8_t *bytes = malloc(4 * n + 4);
@@ -125,7 +140,9 @@ uint8_t *gguf_writer_finish(gguf_writer *w, size_t *n) {
 
 /* --- weights --- */
 
-static void put_u16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
+static void put_u16(uint8_t *p, uint16_t v) {
+    memcpy(p, &v, 2);
+}
 
 static void quantize_q4_1(const float *x, uint8_t *dst) { /* 32 values -> 20 bytes */
     float lo = x[0], hi = x[0];
@@ -158,7 +175,9 @@ static void quantize_q8_0(const float *x, uint8_t *dst) { /* 32 values -> 34 byt
 
 size_t tiny_quantize(wtype type, const float *src, size_t n, uint8_t *dst) {
     switch (type) {
-    case WTYPE_F32: memcpy(dst, src, 4 * n); return 4 * n;
+    case WTYPE_F32:
+        memcpy(dst, src, 4 * n);
+        return 4 * n;
     case WTYPE_F16:
         for (size_t i = 0; i < n; i++) put_u16(dst + 2 * i, f16_from_f32(src[i]));
         return 2 * n;
@@ -176,8 +195,8 @@ size_t tiny_quantize(wtype type, const float *src, size_t n, uint8_t *dst) {
 }
 
 /* Normal values around `mean`; each tensor has its own stream, so a tensor does not depend on the others' shapes. */
-static void add_random(gguf_writer *w, const tiny_model *m, const char *name, wtype type, int n_cols, int n_rows, float mean,
-                       float deviation) {
+static void add_random(gguf_writer *w, const tiny_model *m, const char *name, wtype type, int n_cols, int n_rows,
+                       float mean, float deviation) {
     int n_dims = n_rows > 0 ? 2 : 1;
     uint64_t dim[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
     size_t n = (size_t)n_cols * (size_t)(n_rows > 0 ? n_rows : 1);
@@ -189,8 +208,8 @@ static void add_random(gguf_writer *w, const tiny_model *m, const char *name, wt
     free(x);
 }
 
-static void add_matrix(gguf_writer *w, const tiny_model *m, int layer, const char *part, wtype type, int n_in, int n_out,
-                       float gain) {
+static void add_matrix(gguf_writer *w, const tiny_model *m, int layer, const char *part, wtype type, int n_in,
+                       int n_out, float gain) {
     char name[64];
     snprintf(name, sizeof name, "blk.%d.%s.weight", layer, part);
     add_random(w, m, name, type, n_in, n_out, 0, gain / sqrtf((float)n_in));
@@ -202,8 +221,8 @@ static void add_norm(gguf_writer *w, const tiny_model *m, int layer, const char 
     add_random(w, m, name, WTYPE_F32, m->n_embd, 0, 1, 0.1f);
 }
 
-/* Gains: scores vary by about 2 (attention is neither flat nor one-hot), what layers add outweighs the embedding (so a tied head
- * does not merely repeat the last token), logits vary by about 2.5. */
+/* Gains: scores vary by about 2 (attention is neither flat nor one-hot), what layers add outweighs the embedding (so a
+ * tied head does not merely repeat the last token), logits vary by about 2.5. */
 void tiny_model_add_tensors(gguf_writer *w, const tiny_model *m) {
     int n_q = m->n_head * m->head_dim, n_k = m->n_kv * m->head_dim;
     float logit = 2.5f / sqrtf((float)m->n_embd);
@@ -226,9 +245,21 @@ void tiny_model_add_tensors(gguf_writer *w, const tiny_model *m) {
 /* --- model --- */
 
 tiny_model tiny_model_default(void) {
-    return (tiny_model){.n_layers = 2, .n_embd = 128, .n_head = 4, .n_kv = 2, .head_dim = 32, .n_ff = 256, .n_vocab = 512,
-                        .context = 2048, .embd = WTYPE_Q8_0, .attn = WTYPE_Q4_1, .ffn = WTYPE_Q4_1, .head = WTYPE_Q8_0,
-                        .rope_base = 100000, .rms_eps = 1e-5f, .seed = 1};
+    return (tiny_model){.n_layers = 2,
+                        .n_embd = 128,
+                        .n_head = 4,
+                        .n_kv = 2,
+                        .head_dim = 32,
+                        .n_ff = 256,
+                        .n_vocab = 512,
+                        .context = 2048,
+                        .embd = WTYPE_Q8_0,
+                        .attn = WTYPE_Q4_1,
+                        .ffn = WTYPE_Q4_1,
+                        .head = WTYPE_Q8_0,
+                        .rope_base = 100000,
+                        .rms_eps = 1e-5f,
+                        .seed = 1};
 }
 
 void tiny_model_add_metadata(gguf_writer *w, const tiny_model *m) {

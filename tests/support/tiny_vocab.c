@@ -1,5 +1,5 @@
-/* A small byte-level BPE vocabulary: merges are learned from the sentences below, the most frequent pair first, ties to the pair
- * whose parts are older, so that it is the same everywhere. */
+/* A small byte-level BPE vocabulary: merges are learned from the sentences below, the most frequent pair first, ties to
+ * the pair whose parts are older, so that it is the same everywhere. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,8 @@
 
 const char tiny_chat_template[] =
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% "
+    "endif %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
@@ -45,8 +46,12 @@ static const char *const sentences[] = {
     "the museum shows tools weapons and clothes which were used by people a thousand years ago",
 };
 
-typedef struct symbol { char text[64]; } symbol; /* mapped form, UTF-8 */
-typedef struct word { int n, sym[32]; } word;
+typedef struct symbol {
+    char text[64];
+} symbol; /* mapped form, UTF-8 */
+typedef struct word {
+    int n, sym[32];
+} word;
 
 /* GPT-2's printable form of a byte. */
 static void byte_symbol(int byte, symbol *out) {

@@ -13,7 +13,7 @@
 #include "text/tokenizer.h"
 
 #define BODY                                                                                                           \
-    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"              \
+    "{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}"             \
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 #define DEFAULT "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 
@@ -31,7 +31,8 @@ static gguf *file_with(const char *template, uint8_t **bytes) {
     return g;
 }
 
-static void assert_renders(const char *template, const char *override, const chat_message *m, int n, bool open, const char *want) {
+static void assert_renders(const char *template, const char *override, const chat_message *m, int n, bool open,
+                           const char *want) {
     uint8_t *bytes;
     gguf *g = file_with(template, &bytes);
     char *text;
@@ -74,7 +75,8 @@ static void no_messages_give_no_default(void **state) {
 static void the_default_is_the_one_in_the_template(void **state) {
     assert_renders("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
                    "{{ '<|im_start|>system\\nIt\\'s me.<|im_end|>\\n' }}{% endif %}" BODY,
-                   NULL, user, 1, false, "<|im_start|>system\nIt's me.<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n");
+                   NULL, user, 1, false,
+                   "<|im_start|>system\nIt's me.<|im_end|>\n<|im_start|>user\nHi there<|im_end|>\n");
 }
 
 static void plain_chatml_has_no_default(void **state) {
@@ -86,8 +88,9 @@ static void plain_chatml_has_no_default(void **state) {
 }
 
 static void other_templates_are_refused(void **state) {
-    assert_refused("[INST] {{ x }}\n[/INST]", NULL, ERR_UNSUPPORTED,
-                   "chat.gguf: the chat template beginning with `[INST] {{ x }} [/INST]` is not supported; supported is chatml");
+    assert_refused(
+        "[INST] {{ x }}\n[/INST]", NULL, ERR_UNSUPPORTED,
+        "chat.gguf: the chat template beginning with `[INST] {{ x }} [/INST]` is not supported; supported is chatml");
     assert_refused("{% for message in messages %}" BODY "{{ tools }}", NULL, ERR_UNSUPPORTED, "is not supported");
     assert_refused("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ 'x", NULL,
                    ERR_UNSUPPORTED, "is not supported");

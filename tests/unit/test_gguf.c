@@ -232,8 +232,10 @@ static void paths_that_are_no_model_are_refused(void **state) {
 }
 
 static void other_versions_are_refused(void **state) {
-    const struct { uint32_t version; const char *text; } cases[] = {
-        {1, "GGUF version 1; supported are 2 and 3"}, {4, "GGUF version 4"}, {0x03000000, "big-endian"}};
+    const struct {
+        uint32_t version;
+        const char *text;
+    } cases[] = {{1, "GGUF version 1; supported are 2 and 3"}, {4, "GGUF version 4"}, {0x03000000, "big-endian"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gguf_writer w = {.version = cases[i].version};
         write_one_tensor(&w, "t");
@@ -280,7 +282,12 @@ static void counts_that_cannot_fit_are_refused(void **state) {
 static void bad_metadata_values_are_refused(void **state) {
     const uint64_t huge = UINT64_MAX / 2;
     uint8_t array[12 + 8] = {0};
-    const struct { uint32_t type; const void *value; size_t n; const char *text; } cases[] = {
+    const struct {
+        uint32_t type;
+        const void *value;
+        size_t n;
+        const char *text;
+    } cases[] = {
         {99, "abcd", 4, "unknown value type 99"},
         {BOOL, "\2", 1, "boolean 2 is neither 0 nor 1"},
         {STRING, &huge, 8, "a string of 9223372036854775807 bytes runs past the end"},
@@ -292,7 +299,12 @@ static void bad_metadata_values_are_refused(void **state) {
         gguf_write_raw(&w, "some.key", cases[i].type, cases[i].value, cases[i].n);
         assert_refused(&w, ERR_FORMAT, cases[i].text);
     }
-    const struct { uint32_t elem; uint64_t n; err code; const char *text; } arrays[] = {
+    const struct {
+        uint32_t elem;
+        uint64_t n;
+        err code;
+        const char *text;
+    } arrays[] = {
         {ARRAY, 1, ERR_UNSUPPORTED, "arrays of arrays"},
         {55, 1, ERR_FORMAT, "unknown element type 55"},
         {U32, 1ull << 62, ERR_FORMAT, "array elements run past the end"}, /* times 4 is 0 in 64 bits */
@@ -338,7 +350,13 @@ static void bad_alignments_are_refused(void **state) {
 
 static void impossible_shapes_are_refused(void **state) {
     uint64_t big = 1ull << 33;
-    const struct { uint32_t n_dims; uint64_t dim[5]; uint32_t type; err code; const char *text; } cases[] = {
+    const struct {
+        uint32_t n_dims;
+        uint64_t dim[5];
+        uint32_t type;
+        err code;
+        const char *text;
+    } cases[] = {
         {0, {0}, WTYPE_F32, ERR_FORMAT, "0 dimensions, allowed are 1 to 4"},
         {5, {1, 1, 1, 1, 1}, WTYPE_F32, ERR_FORMAT, "5 dimensions"},
         {2, {4, 0}, WTYPE_F32, ERR_FORMAT, "dimension 1 is 0"},
@@ -359,7 +377,10 @@ static void impossible_shapes_are_refused(void **state) {
 }
 
 static void misplaced_data_are_refused(void **state) {
-    const struct { uint64_t first, second; const char *text; } cases[] = {
+    const struct {
+        uint64_t first, second;
+        const char *text;
+    } cases[] = {
         {0, 4, "tensor \"b\" at byte "},
         {0, 20, "its offset 20 is no multiple of the alignment 32"},
         {0, 32, "its data overlaps that of tensor \"a\""},

@@ -36,7 +36,8 @@ static void greedy_takes_the_best_and_the_lower_of_equals(void **state) {
 }
 
 static void values_that_are_no_numbers_never_win(void **state) {
-    const float nan_first[] = {NAN, -5, NAN, -4}, all_nan[] = {NAN, NAN}, inf[] = {1, INFINITY, 3}, none[] = {-INFINITY, -INFINITY};
+    const float nan_first[] = {NAN, -5, NAN, -4}, all_nan[] = {NAN, NAN}, inf[] = {1, INFINITY, 3},
+                none[] = {-INFINITY, -INFINITY};
     for (int k = 0; k < 3; k++) {
         sampler_conf c = {.temperature = k ? 1 : 0, .top_p = k == 2 ? 0.5f : 0, .seed = seed_get()};
         assert_int_equal(draw_once(c, all_nan, 2), 0);
@@ -63,7 +64,8 @@ static void assert_follows(sampler_conf c, const char *kept) {
     for (int i = 0; i < N; i++) {
         double p = strchr(kept, '0' + i) ? exp((double)logits[i] / (double)c.temperature) / total : 0;
         double slack = 6 * sqrt(DRAWS * p * (1 - p)); /* six standard deviations; none where p is 0 */
-        if (fabs(count[i] - DRAWS * p) > slack) fail_msg("token %d drawn %d times, expected %.0f", i, count[i], DRAWS * p);
+        if (fabs(count[i] - DRAWS * p) > slack)
+            fail_msg("token %d drawn %d times, expected %.0f", i, count[i], DRAWS * p);
     }
 }
 
@@ -99,7 +101,8 @@ static void equal_seeds_give_equal_draws(void **state) {
     enum { VOCAB = 1000, STEPS = 200 };
     static float x[VOCAB];
     rng r = rng_make(seed_get(), 3);
-    const sampler_conf confs[] = {{.temperature = 1}, {.temperature = 0.8f, .top_k = 40}, {.temperature = 1.2f, .top_k = 100, .top_p = 0.9f}};
+    const sampler_conf confs[] = {
+        {.temperature = 1}, {.temperature = 0.8f, .top_k = 40}, {.temperature = 1.2f, .top_k = 100, .top_p = 0.9f}};
     for (size_t k = 0; k < sizeof confs / sizeof *confs; k++) {
         sampler_conf c = confs[k], d = confs[k];
         int differ = 0;
@@ -121,11 +124,14 @@ static void equal_seeds_give_equal_draws(void **state) {
 }
 
 static void impossible_options_are_refused(void **state) {
-    const struct { sampler_conf c; int n; const char *text; } cases[] = {
-        {{.temperature = -1}, N, "temperature -1"}, {{.temperature = NAN}, N, "temperature"},
-        {{.temperature = INFINITY}, N, "temperature inf"}, {{.temperature = 1, .top_k = -1}, N, "top_k -1"},
-        {{.temperature = 1, .top_p = 1.5f}, N, "top_p 1.5"}, {{.temperature = 1, .top_p = NAN}, N, "top_p"},
-        {{.temperature = 0}, 0, "at least one token"}};
+    const struct {
+        sampler_conf c;
+        int n;
+        const char *text;
+    } cases[] = {{{.temperature = -1}, N, "temperature -1"},          {{.temperature = NAN}, N, "temperature"},
+                 {{.temperature = INFINITY}, N, "temperature inf"},   {{.temperature = 1, .top_k = -1}, N, "top_k -1"},
+                 {{.temperature = 1, .top_p = 1.5f}, N, "top_p 1.5"}, {{.temperature = 1, .top_p = NAN}, N, "top_p"},
+                 {{.temperature = 0}, 0, "at least one token"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         sampler *s;
         assert_int_equal(sampler_create(cases[i].c, cases[i].n, &s), ERR_USAGE);

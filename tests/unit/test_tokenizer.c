@@ -76,9 +76,12 @@ static size_t naive_word(const char *s, size_t n) {
     return i < piece && i > 1 ? i - 1 : i;
 }
 
-static bool same(gguf_str a, gguf_str b) { return a.n == b.n && memcmp(a.p, b.p, a.n) == 0; }
+static bool same(gguf_str a, gguf_str b) {
+    return a.n == b.n && memcmp(a.p, b.p, a.n) == 0;
+}
 
-/* Tokens of one word, as texts in the file's alphabet; merges in the order of the file, each applied from left to right. */
+/* Tokens of one word, as texts in the file's alphabet; merges in the order of the file, each applied from left to
+ * right. */
 static void naive_encode_word(const char *word, size_t n, token_list *out) {
     gguf_str *texts, *merges;
     size_t n_texts, n_merges;
@@ -100,17 +103,20 @@ static void naive_encode_word(const char *word, size_t n, token_list *out) {
             }
             strcat(pieces[i], pieces[i + 1]);
             memmove(pieces[i + 1], pieces[i + 2], (size_t)(--n_pieces - i - 1) * sizeof *pieces);
-            /* the new piece may be the left part of the same merge only if the texts grew, which a rank cannot repeat */
+            /* the new piece may be the left part of the same merge only if the texts grew, which a rank cannot repeat
+             */
             i++;
         }
     for (int i = 0; i < n_pieces; i++)
         for (size_t k = 0; k < n_texts; k++)
-            if (same(texts[k], (gguf_str){pieces[i], strlen(pieces[i])})) assert_int_equal(token_list_push(out, (int32_t)k), OK);
+            if (same(texts[k], (gguf_str){pieces[i], strlen(pieces[i])}))
+                assert_int_equal(token_list_push(out, (int32_t)k), OK);
 }
 
 static void ascii_text_is_cut_and_merged_as_a_naive_tokenizer_does(void **state) {
-    static const char *const parts[] = {"the", "question", " was", " ", "  ", "\n", "1", "23", "'s", "'ll", "'", ".", ",.", "a",
-                                        "mountain", "\t", " (", "x_y", "rest", "ing", "ring"};
+    static const char *const parts[] = {"the",      "question", " was", " ",   "  ",   "\n",  "1",
+                                        "23",       "'s",       "'ll",  "'",   ".",    ",.",  "a",
+                                        "mountain", "\t",       " (",   "x_y", "rest", "ing", "ring"};
     rng r = rng_make(seed_get(), 1);
     for (int round = 0; round < 300; round++) {
         char text[512];
@@ -119,7 +125,8 @@ static void ascii_text_is_cut_and_merged_as_a_naive_tokenizer_does(void **state)
         for (int k = (int)rng_below(&r, 40); k >= 0; k--) {
             char letter[2] = {(char)('a' + rng_below(&r, 26)), 0};
             const char *part = solid ? letter : parts[rng_below(&r, sizeof parts / sizeof *parts)];
-            if (solid && rng_below(&r, 3)) part = (const char *[]){"the", "er", "there", "mount", "ing"}[rng_below(&r, 5)];
+            if (solid && rng_below(&r, 3))
+                part = (const char *[]){"the", "er", "there", "mount", "ing"}[rng_below(&r, 5)];
             memcpy(text + n, part, strlen(part));
             n += strlen(part);
         }
@@ -158,8 +165,9 @@ static void long_words_merge_as_their_parts_do(void **state) {
 /* --- bytes --- */
 
 static void any_bytes_come_back(void **state) {
-    static const char *const bits[] = {"a", " the", "\xc3\xa9", "\xe4\xb8\xad", "\xf0\x9f\x98\x80", "\xc3", "\xe4\xb8", "\xff",
-                                       "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "1", "\xd9\xa3", "\n", " ", "\xc2\xa0"};
+    static const char *const bits[] = {"a",        " the", "\xc3\xa9", "\xe4\xb8\xad", "\xf0\x9f\x98\x80", "\xc3",
+                                       "\xe4\xb8", "\xff", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "1",
+                                       "\xd9\xa3", "\n",   " ",        "\xc2\xa0"};
     rng r = rng_make(seed_get(), 2);
     for (int round = 0; round < 500; round++) {
         char text[400], *back;
@@ -252,7 +260,8 @@ typedef struct vocab { /* NULL or -1: the key is left out */
     int n_types, bos, add_bos;
 } vocab;
 
-static const vocab small = {"gpt2", "smollm", {"a", "b", "c", "ab", "<x>", "<xx>"}, {"a b"}, {1, 1, 1, 1, 3, 4}, 6, -1, -1};
+static const vocab small = {"gpt2", "smollm", {"a", "b", "c", "ab", "<x>", "<xx>"}, {"a b"}, {1, 1, 1, 1, 3, 4}, 6,
+                            -1,     -1};
 
 static err create(const vocab *v, tokenizer **out) {
     gguf_writer w = {0};
@@ -310,7 +319,10 @@ static void bytes_without_a_token_are_left_out(void **state) {
     tokenizer *t;
     log_set(LOG_ERROR, false);
     assert_int_equal(create(&small, &t), OK);
-    token_list l = encode(t, "a\x04" "b?ab", 6, false);
+    token_list l = encode(t,
+                          "a\x04"
+                          "b?ab",
+                          6, false);
     assert_int_equal(l.n, 3);
     assert_memory_equal(l.ids, ((int32_t[]){0, 1, 3}), 12);
     token_list_free(&l);
@@ -319,8 +331,8 @@ static void bytes_without_a_token_are_left_out(void **state) {
 }
 
 static void unsupported_and_broken_vocabularies_are_refused(void **state) {
-    vocab spm = small, none = small, llama3 = small, no_pre = small, twice = small, lone = small, part = small, result = small,
-          types = small, kind = small, bos = small, no_bos = small;
+    vocab spm = small, none = small, llama3 = small, no_pre = small, twice = small, lone = small, part = small,
+          result = small, types = small, kind = small, bos = small, no_bos = small;
     spm.model = "llama";
     none.model = NULL;
     llama3.pre = "llama-bpe";
@@ -333,10 +345,15 @@ static void unsupported_and_broken_vocabularies_are_refused(void **state) {
     kind.types[1] = 9;
     bos.bos = 6;
     no_bos.add_bos = 1;
-    const struct { const vocab *v; err code; const char *text; } cases[] = {
+    const struct {
+        const vocab *v;
+        err code;
+        const char *text;
+    } cases[] = {
         {&spm, ERR_UNSUPPORTED, "tokenizer \"llama\" (tokenizer.ggml.model) is not supported; supported is gpt2"},
         {&none, ERR_FORMAT, "metadata key \"tokenizer.ggml.model\" is missing"},
-        {&llama3, ERR_UNSUPPORTED, "pre-tokenizer \"llama-bpe\" (tokenizer.ggml.pre) is not supported; supported is smollm"},
+        {&llama3, ERR_UNSUPPORTED,
+         "pre-tokenizer \"llama-bpe\" (tokenizer.ggml.pre) is not supported; supported is smollm"},
         {&no_pre, ERR_UNSUPPORTED, "tokenizer.ggml.pre is missing"},
         {&twice, ERR_FORMAT, "tokens 0 and 2 have the same text"},
         {&lone, ERR_FORMAT, "tokenizer.ggml.merges[0] is not two pieces"},
@@ -366,7 +383,9 @@ static void lack_of_memory_is_reported_and_leaks_nothing(void **state) {
         token_list l = {0};
         mem_fail_nth(failures + 1);
         e = tokenizer_create(tiny, &t);
-        if (e == OK) e = tokenizer_encode(t, "the <|im_end|> abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz", 67, true, false, &l);
+        if (e == OK)
+            e = tokenizer_encode(t, "the <|im_end|> abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz", 67, true,
+                                 false, &l);
         mem_fail_nth(0);
         assert_true(e == OK || e == ERR_NOMEM);
         token_list_free(&l);

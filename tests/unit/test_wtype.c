@@ -13,9 +13,9 @@
 #include "tests/support/tiny_gguf.h"
 
 static void plain_types_are_read_as_little_endian_values(void **state) {
-    const uint8_t f32s[] = {0, 0, 0xc0, 0x3f, 0, 0, 0, 0x80};        /* 1.5, -0 */
-    const uint8_t f16s[] = {0x00, 0x3e, 0x01, 0x00, 0x00, 0xfc};     /* 1.5, 2^-24, -inf */
-    const uint8_t bf16s[] = {0xc0, 0x3f, 0x80, 0xff, 0x01, 0x00};    /* 1.5, -inf, 2^-133 */
+    const uint8_t f32s[] = {0, 0, 0xc0, 0x3f, 0, 0, 0, 0x80};     /* 1.5, -0 */
+    const uint8_t f16s[] = {0x00, 0x3e, 0x01, 0x00, 0x00, 0xfc};  /* 1.5, 2^-24, -inf */
+    const uint8_t bf16s[] = {0xc0, 0x3f, 0x80, 0xff, 0x01, 0x00}; /* 1.5, -inf, 2^-133 */
     float x[3];
     wtype_find(WTYPE_F32)->decode(f32s, x, 2);
     assert_true(x[0] == 1.5f && x[1] == 0 && signbit(x[1]));
@@ -51,8 +51,14 @@ static void written_weights_come_back_within_half_a_step(void **state) {
     enum { N = 4096 };
     static float x[N], y[N];
     static uint8_t bytes[4 * N];
-    const struct { wtype type; float relative; } cases[] = {
-        {WTYPE_F32, 0}, {WTYPE_F16, 0x1p-11f}, {WTYPE_BF16, 0x1p-8f}, {WTYPE_Q8_0, 0.5f / 127}, {WTYPE_Q4_1, 0.5f / 15 * 2}};
+    const struct {
+        wtype type;
+        float relative;
+    } cases[] = {{WTYPE_F32, 0},
+                 {WTYPE_F16, 0x1p-11f},
+                 {WTYPE_BF16, 0x1p-8f},
+                 {WTYPE_Q8_0, 0.5f / 127},
+                 {WTYPE_Q4_1, 0.5f / 15 * 2}};
     rng r = rng_make(seed_get(), 1);
     for (int i = 0; i < N; i++) x[i] = rng_normal(&r);
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
