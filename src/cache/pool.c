@@ -103,7 +103,9 @@ void pool_destroy(pool *p) {
     if (!p) return;
     mem_account(MEM_POOL, -(ptrdiff_t)p->st.committed_bytes);
     if (p->base) {
-        PERMIT(p->base, p->range_bytes);
+        for (size_t x = 0; p->used && x < p->n_extents; x++) {
+            if (p->ext[x].committed) PERMIT(p->base + x * POOL_EXTENT_BYTES, POOL_EXTENT_BYTES);
+        }
         munmap(p->base, p->range_bytes);
     }
     if (p->used) munmap(p->used, p->side_bytes);
