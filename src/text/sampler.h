@@ -1,4 +1,5 @@
-/* Next-token choice: greedy (temperature 0; ties to the lower id) or temperature, top-k, top-p, in that order, from a seed. */
+/* Next-token choice: greedy (temperature 0; ties to the lower id) or temperature, top-k, top-p, in that order, from a seed.
+ * top_k 0 and top_p 0 or 1 are off. NaN is never chosen; token 0 if there is nothing else. */
 #ifndef KVLAB_TEXT_SAMPLER_H
 #define KVLAB_TEXT_SAMPLER_H
 #include <stdint.h>

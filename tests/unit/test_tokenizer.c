@@ -15,6 +15,7 @@
 #include "tests/support/real_model.h"
 #include "tests/support/seed.h"
 #include "tests/support/tiny_gguf.h"
+#include "text/pretokenize.h"
 #include "text/tokenizer.h"
 
 static uint8_t *tiny_bytes;
@@ -162,6 +163,55 @@ static void long_words_merge_as_their_parts_do(void **state) {
     free(text);
 }
 
+/* --- words --- */
+
+static err collect(void *ctx, const char *word, size_t n) {
+    char *joined = ctx;
+    snprintf(joined + strlen(joined), 256 - strlen(joined), "%s%.*s", *joined ? "|" : "", (int)n, word);
+    return OK;
+}
+
+static void assert_words(const pretokenizer *p, const char *text, const char *want) {
+    char joined[256] = "";
+    assert_int_equal(pretokenizer_split(p, text, strlen(text), collect, joined), OK);
+    assert_string_equal(joined, want);
+}
+
+static void words_end_where_the_pattern_says(void **state) {
+    static const char *const spaces[] = {"\t",           "\n",           "\v",           "\f",           "\r",
+                                         "\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\x81",
+                                         "\xe2\x80\x82", "\xe2\x80\x83", "\xe2\x80\x84", "\xe2\x80\x85", "\xe2\x80\x86",
+                                         "\xe2\x80\x87", "\xe2\x80\x88", "\xe2\x80\x89", "\xe2\x80\x8a", "\xe2\x80\xa8",
+                                         "\xe2\x80\xa9", "\xe2\x80\xaf", "\xe2\x81\x9f", "\xe3\x80\x80"};
+    static const char *const others[] = {"\xe1\xa0\x8e", "\xe2\x80\x8b", "\x1c", "\x1f", "\xef\xbb\xbf", "-"};
+    static const char *const numbers[] = {"7", "\xc2\xb2", "\xd9\xa3", "\xe2\x85\xa7", "\xf0\x91\xbd\x90"};
+    pretokenizer *p;
+    char text[64], want[64];
+    assert_int_equal(pretokenizer_create((gguf_str){"smollm", 6}, "words.gguf", &p), OK);
+    assert_words(p, "Hello there, it's John's. We'll see 'em", "Hello| there|,| it|'s| John|'s|.| We|'ll| see| '|em");
+    assert_words(p, "DON'T 'stop", "DON|'|T| '|stop");
+    assert_words(p, "a  b   c \n d\n\ne  ", "a| | b|  | c| \n| d|\n|\n|e|  ");
+    assert_words(p, "x  12 3\n\n4", "x|  |1|2| |3|\n\n|4");
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces;
+         i++) { /* the last of several goes to the next word or alone */
+        const char *c = spaces[i];
+        snprintf(text, sizeof text, "a%s%sb%s!", c, c, c);
+        snprintf(want, sizeof want, "a|%s|%s|b|%s|!", c, c, c);
+        assert_words(p, text, want);
+    }
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        snprintf(text, sizeof text, "a%s%sb %s", others[i], others[i], others[i]);
+        snprintf(want, sizeof want, "a|%s%s|b| %s", others[i], others[i], others[i]);
+        assert_words(p, text, want);
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        snprintf(text, sizeof text, "a%s%s  %s", numbers[i], numbers[i], numbers[i]);
+        snprintf(want, sizeof want, "a|%s|%s|  |%s", numbers[i], numbers[i], numbers[i]);
+        assert_words(p, text, want);
+    }
+    pretokenizer_destroy(p);
+}
+
 /* --- bytes --- */
 
 static void any_bytes_come_back(void **state) {
@@ -260,7 +310,7 @@ typedef struct vocab { /* NULL or -1: the key is left out */
     int n_types, bos, add_bos;
 } vocab;
 
-static const vocab small = {"gpt2", "smollm", {"a", "b", "c", "ab", "<x>", "<xx>"}, {"a b"}, {1, 1, 1, 1, 3, 4}, 6,
+static const vocab small = {"gpt2", "smollm", {"a", "b", "c", "ab", "<x>", "<x>>"}, {"a b"}, {1, 1, 1, 1, 3, 4}, 6,
                             -1,     -1};
 
 static err create(const vocab *v, tokenizer **out) {
@@ -287,11 +337,11 @@ static err create(const vocab *v, tokenizer **out) {
 static void user_defined_tokens_are_always_parsed_and_longer_ones_first(void **state) {
     tokenizer *t;
     assert_int_equal(create(&small, &t), OK);
-    token_list l = encode(t, "ab<x><xx>", 9, true);
+    token_list l = encode(t, "ab<x><x>>", 9, true);
     assert_int_equal(l.n, 3);
     assert_memory_equal(l.ids, ((int32_t[]){3, 4, 5}), 12);
     token_list_free(&l);
-    l = encode(t, "a<xx>", 5, false);
+    l = encode(t, "a<x>>", 5, false);
     assert_int_equal(l.n, 2);
     assert_int_equal(l.ids[1], 5);
     token_list_free(&l);
@@ -432,6 +482,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ascii_text_is_cut_and_merged_as_a_naive_tokenizer_does),
         cmocka_unit_test(long_words_merge_as_their_parts_do),
+        cmocka_unit_test(words_end_where_the_pattern_says),
         cmocka_unit_test(any_bytes_come_back),
         cmocka_unit_test(broken_utf8_keeps_to_its_own_words),
         cmocka_unit_test(every_number_character_is_a_word),
