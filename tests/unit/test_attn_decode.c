@@ -1,0 +1,411 @@
+/* Decode attention over pages: every path against f64 over random formats, page splits, tiers and score columns; extend equals
+ * steps, a batch equals its jobs, threads change nothing: bit for bit. Pages hold NaN patterns wherever no item lies. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "kernels/cpu/attn_plan.h"
+#include "tests/support/attn_paths.h"
+#include "tests/support/seed.h"
+
+enum { MAX_JOBS = 4 };
+
+/* A job with its pages, queries and results, and the decoded items for the oracle. */
+typedef struct head {
+    attn_job job;
+    page_layout layout[ATTN_MAX_SEGMENTS];
+    uint32_t *pages[ATTN_MAX_SEGMENTS];
+    int n_pages[ATTN_MAX_SEGMENTS];
+    float *q[ATTN_N_QUERIES], *out, *out_rotated;
+    float *k, *v; /* [all items of the last row][head_dim] as stored */
+    int n_all;
+} head;
+typedef struct world {
+    head heads[MAX_JOBS];
+    int n_heads;
+    uint8_t *memory; /* exactly the pages */
+    size_t n_pages, page_bytes;
+} world;
+
+static const kv_format formats[] = {
+    {32, 32, 0}, {16, 16, 0}, {8, 8, 0},  {8, 4, 0},  {8, 2, 0},  {4, 8, 0},  {4, 4, 0},  {4, 2, 0},  {2, 8, 0},  {2, 4, 0},
+    {2, 2, 0},   {8, 8, 32},  {8, 4, 32}, {8, 2, 32}, {4, 8, 32}, {4, 4, 32}, {4, 2, 32}, {2, 8, 32}, {2, 4, 32}, {2, 2, 32},
+};
+enum { N_FORMATS = sizeof formats / sizeof formats[0] };
+
+static void *page_at(const world *w, uint32_t ref) { return w->memory + (size_t)ref * 64; }
+
+/* Every format, tiers of its own, some segments empty, some beginning late; score columns on some layouts. */
+static void head_make(rng *r, world *w, head *h, int d, int n_rows, int fmt, int max_items) {
+    memset(h, 0, sizeof *h);
+    attn_job *j = &h->job;
+    int group = 1 + (int)rng_below(r, 8);
+    *j = (attn_job){.n_rows = n_rows, .group = group, .head_dim = d, .scale = 1.0f / sqrtf((float)d), .n_segs = 1 + (int)rng_below(r, 4)};
+    j->ldq = (size_t)(group * d) + rng_below(r, 3);
+    j->ldo = (size_t)(group * d) + rng_below(r, 3);
+    for (int s = 0; s < j->n_segs; s++) {
+        attn_segment *seg = &j->seg[s];
+        page_layout *l = &h->layout[s];
+        kv_format f = formats[s == 0 ? fmt % N_FORMATS : (int)rng_below(r, N_FORMATS)];
+        if (f.group && d % 32) f.group = 0;
+        if (page_layout_make(f, d, (int)rng_below(r, 3) * 2, rng_below(r, 2), w->page_bytes, l) != OK) fail_msg("%s", err_text());
+        seg->layout = l;
+        seg->grows = s == 0 || rng_below(r, 4) == 0;
+        seg->first = rng_below(r, 2) ? (int)rng_below(r, 40) : 0;
+        seg->n_items = rng_below(r, 8) == 0 ? 0 : 1 + (int)rng_below(r, (uint32_t)max_items);
+        seg->query = (uint8_t)rng_below(r, ATTN_N_QUERIES);
+        h->n_all += attn_seg_items(seg, n_rows - 1);
+        h->n_pages[s] = (seg->first + attn_seg_items(seg, n_rows - 1) + l->cap - 1) / l->cap;
+        h->pages[s] = malloc((size_t)h->n_pages[s] * sizeof(uint32_t) + 1);
+        w->n_pages += (size_t)h->n_pages[s];
+        seg->pages = h->pages[s];
+    }
+    for (int i = 0; i < ATTN_N_QUERIES; i++) j->q[i] = h->q[i] = attn_random(r, (size_t)n_rows * j->ldq, 1.5f);
+}
+
+static void head_fill(rng *r, const world *w, head *h) {
+    size_t d = (size_t)h->job.head_dim;
+    h->k = malloc((size_t)h->n_all * d * sizeof(float) + 1);
+    h->v = malloc((size_t)h->n_all * d * sizeof(float) + 1);
+    int at = 0;
+    for (int s = 0; s < h->job.n_segs; s++) {
+        const attn_segment *seg = &h->job.seg[s];
+        const page_layout *l = &h->layout[s];
+        for (int i = 0; i < attn_seg_items(seg, h->job.n_rows - 1); i++, at++) {
+            int item = seg->first + i, slot = item % l->cap;
+            void *page = page_at(w, h->pages[s][item / l->cap]);
+            float *k = attn_random(r, d, 1.5f), *v = attn_random(r, d, 1.0f);
+            uint32_t pos = (uint32_t)item;
+            page_put(l, page, slot, 1, k, d, v, d, &pos);
+            free(k);
+            free(v);
+            page_get(l, page, slot, h->k + (size_t)at * d, h->v + (size_t)at * d);
+        }
+    }
+}
+
+static void world_make(rng *r, world *w, int n_heads, int d, int n_rows, int fmt, int max_items) {
+    memset(w, 0, sizeof *w);
+    w->n_heads = n_heads;
+    w->page_bytes = 64 * ((size_t)d + 2 + rng_below(r, (uint32_t)d)); /* 8 items of f32 with columns fit */
+    for (int i = 0; i < n_heads; i++) head_make(r, w, &w->heads[i], d, n_rows, fmt + i, max_items);
+    size_t bytes = w->n_pages * w->page_bytes;
+    w->memory = aligned_alloc(64, bytes ? bytes : 64);
+    memset(w->memory, 0xff, bytes);
+    uint32_t *order = malloc(w->n_pages * sizeof(uint32_t) + 1);
+    for (size_t i = 0; i < w->n_pages; i++) { /* pages in random places */
+        size_t k = rng_below(r, (uint32_t)i + 1);
+        order[i] = order[k];
+        order[k] = (uint32_t)(i * w->page_bytes / 64);
+    }
+    size_t at = 0;
+    for (int i = 0; i < n_heads; i++) {
+        for (int s = 0; s < w->heads[i].job.n_segs; s++)
+            for (int k = 0; k < w->heads[i].n_pages[s]; k++) w->heads[i].pages[s][k] = order[at++];
+        head_fill(r, w, &w->heads[i]);
+    }
+    free(order);
+}
+
+static void world_free(world *w) {
+    for (int i = 0; i < w->n_heads; i++) {
+        head *h = &w->heads[i];
+        for (int s = 0; s < h->job.n_segs; s++) free(h->pages[s]);
+        for (int k = 0; k < ATTN_N_QUERIES; k++) free(h->q[k]);
+        free(h->k);
+        free(h->v);
+    }
+    free(w->memory);
+}
+
+static size_t out_floats(const attn_job *j) {
+    return (size_t)(j->n_rows - 1) * j->ldo + (size_t)(j->group * j->head_dim);
+}
+static void outputs_alloc(world *w) { /* exact-size; the gaps between rows stay NaN */
+    for (int i = 0; i < w->n_heads; i++) {
+        head *h = &w->heads[i];
+        size_t bytes = out_floats(&h->job) * sizeof(float);
+        h->job.out = h->out = malloc(bytes);
+        h->job.out_rotated = h->out_rotated = malloc(bytes);
+        memset(h->out, 0xff, bytes);
+        memset(h->out_rotated, 0xff, bytes);
+    }
+}
+static void outputs_free(world *w) {
+    for (int i = 0; i < w->n_heads; i++) {
+        free(w->heads[i].out);
+        free(w->heads[i].out_rotated);
+    }
+}
+
+static void run(const attn_path *path, const world *w, int first, int n, int n_threads) {
+    attn_job jobs[MAX_JOBS];
+    for (int i = 0; i < n; i++) jobs[i] = w->heads[first + i].job;
+    attn_batch b = {.jobs = jobs, .n_jobs = n, .pool_base = w->memory};
+    attn_call_run(path, 'd', &b, n_threads);
+}
+
+/* f64 results of one row of one query head over the decoded items: o[0] plain and slot, o[1] rotated; p of every item. */
+typedef struct answer {
+    double o[2][KV_MAX_HEAD_DIM], scale[2], *p; /* scale: sum p max|v|, what errors are relative to */
+} answer;
+static void oracle(const head *h, int row, int g, answer *a) {
+    const attn_job *j = &h->job;
+    int d = j->head_dim, at = 0;
+    double sum = 0;
+    memset(a->o, 0, sizeof a->o);
+    memset(a->scale, 0, sizeof a->scale);
+    for (int s = 0; s < j->n_segs; s++) {
+        int n = attn_seg_items(&j->seg[s], row), which = j->seg[s].query == ATTN_ROTATED;
+        const float *q = h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d);
+        for (int i = 0; i < n; i++) {
+            const float *k = h->k + (size_t)(at + i) * (size_t)d, *v = h->v + (size_t)(at + i) * (size_t)d;
+            double x = 0;
+            for (int c = 0; c < d; c++) x += (double)q[c] * (double)k[c];
+            double e = exp(x * (double)j->scale);
+            a->p[at + i] = e;
+            sum += e;
+            double largest = 0;
+            for (int c = 0; c < d; c++) {
+                a->o[which][c] += e * (double)v[c];
+                largest = fmax(largest, fabs((double)v[c]));
+            }
+            a->scale[which] += e * largest;
+        }
+        for (int i = n; i < attn_seg_items(&j->seg[s], j->n_rows - 1); i++) a->p[at + i] = 0;
+        at += attn_seg_items(&j->seg[s], j->n_rows - 1);
+    }
+    for (int i = 0; i < at; i++) a->p[i] /= sum;
+    for (int which = 0; which < 2 && sum > 0; which++) {
+        for (int c = 0; c < d; c++) a->o[which][c] /= sum;
+        a->scale[which] /= sum;
+    }
+}
+
+/* Compares the last row and a few others, one query head each. */
+static void check_head(rng *r, const char *path, const head *h) {
+    const attn_job *j = &h->job;
+    answer a = {.p = malloc((size_t)h->n_all * sizeof(double) + 1)};
+    for (int k = 0; k < 6; k++) {
+        int row = k == 0 ? j->n_rows - 1 : (int)rng_below(r, (uint32_t)j->n_rows), g = (int)rng_below(r, (uint32_t)j->group);
+        oracle(h, row, g, &a);
+        for (int rotated = 0; rotated < 2; rotated++) {
+            const float *got = (rotated ? h->out_rotated : h->out) + (size_t)row * j->ldo + (size_t)(g * j->head_dim);
+            for (int c = 0; c < j->head_dim; c++)
+                if (!(fabs((double)got[c] - a.o[rotated][c]) <= 1e-5 * a.scale[rotated]))
+                    fail_msg("%s: K%dV%d group %d, d %d, %d segments, row %d of %d, head %d of %d, channel %d, rotated %d: "
+                             "%.9g, f64 %.9g, scale %g",
+                             path, h->layout[0].fmt.k_bits, h->layout[0].fmt.v_bits, h->layout[0].fmt.group, j->head_dim,
+                             j->n_segs, row, j->n_rows, g, j->group, c, rotated, (double)got[c], a.o[rotated][c],
+                             a.scale[rotated]);
+        }
+    }
+    free(a.p);
+}
+
+static void every_path_agrees_with_f64(void **state) {
+    rng r = rng_make(seed_get(), 1);
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    const int dims[] = {64, 80, 96, 128, 256};
+    for (int round = 0; round < 24; round++) {
+        world w;
+        int d = round % 3 ? 64 : dims[rng_below(&r, 5)], n_rows = round % 2 ? 1 : 1 + (int)rng_below(&r, 40);
+        world_make(&r, &w, 1 + (int)rng_below(&r, 2), d, n_rows, round, round % 4 == 0 ? 700 : 300);
+        for (int i = 0; i < n_paths; i++) {
+            outputs_alloc(&w);
+            run(&paths[i], &w, 0, w.n_heads, 1 + (int)rng_below(&r, 3));
+            for (int h = 0; h < w.n_heads; h++) check_head(&r, paths[i].name, &w.heads[h]);
+            outputs_free(&w);
+        }
+        world_free(&w);
+    }
+}
+
+/* All results of a run, so that two can be compared: outputs of the heads in order, then all page memory. */
+static uint8_t *results(const world *w, size_t *bytes) {
+    *bytes = w->n_pages * w->page_bytes;
+    for (int i = 0; i < w->n_heads; i++) *bytes += 2 * out_floats(&w->heads[i].job) * sizeof(float);
+    uint8_t *all = malloc(*bytes), *to = all;
+    for (int i = 0; i < w->n_heads; i++) {
+        size_t n = out_floats(&w->heads[i].job) * sizeof(float);
+        memcpy(to, w->heads[i].out, n);
+        memcpy(to + n, w->heads[i].out_rotated, n);
+        to += 2 * n;
+    }
+    memcpy(to, w->memory, w->n_pages * w->page_bytes);
+    return all;
+}
+
+static void live_random(rng *r, world *w) {
+    for (int i = 0; i < w->n_heads; i++)
+        w->heads[i].job.live = (live_spec){.on = rng_below(r, 4) != 0, .group = (live_group)rng_below(r, 3),
+                                           .power = (uint8_t)(1 + rng_below(r, 2)), .max = rng_below(r, 2)};
+}
+
+/* One row of a head as a job of its own. */
+static attn_job row_job(const head *h, int row) {
+    attn_job j = h->job;
+    for (int i = 0; i < ATTN_N_QUERIES; i++) j.q[i] += (size_t)row * j.ldq;
+    j.out += (size_t)row * j.ldo;
+    j.out_rotated += (size_t)row * j.ldo;
+    j.n_rows = 1;
+    for (int s = 0; s < j.n_segs; s++) j.seg[s].n_items = attn_seg_items(&h->job.seg[s], row);
+    return j;
+}
+
+static void extend_equals_steps_and_batches_and_threads_change_nothing(void **state) {
+    rng r = rng_make(seed_get(), 2);
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    const int dims[] = {64, 64, 80, 96, 128, 256};
+    for (int round = 0; round < 24; round++) {
+        world w;
+        world_make(&r, &w, 1 + (int)rng_below(&r, MAX_JOBS), dims[rng_below(&r, 6)], 1 + (int)rng_below(&r, 60), round,
+                   round % 4 == 0 ? 600 : 270);
+        live_random(&r, &w);
+        size_t memory_bytes = w.n_pages * w.page_bytes, bytes;
+        uint8_t *before = malloc(memory_bytes + 1);
+        memcpy(before, w.memory, memory_bytes);
+        for (int i = round % 10 ? 1 : 0; i < n_paths; i++) { /* the reference is slow, and takes row by row anyway */
+            outputs_alloc(&w);
+            run(&paths[i], &w, 0, w.n_heads, 1);
+            uint8_t *want = results(&w, &bytes);
+            outputs_free(&w);
+            for (int variant = 0; variant < 4; variant++) {
+                memcpy(w.memory, before, memory_bytes);
+                outputs_alloc(&w);
+                if (variant < 2) run(&paths[i], &w, 0, w.n_heads, 2 + variant);
+                else if (variant == 2) for (int h = 0; h < w.n_heads; h++) run(&paths[i], &w, h, 1, 1);
+                else
+                    for (int row = 0; row < w.heads[0].job.n_rows; row++) {
+                        attn_job jobs[MAX_JOBS];
+                        for (int h = 0; h < w.n_heads; h++) jobs[h] = row_job(&w.heads[h], row);
+                        attn_batch b = {.jobs = jobs, .n_jobs = w.n_heads, .pool_base = w.memory};
+                        attn_call_run(&paths[i], 'd', &b, 1 + row % 2);
+                    }
+                uint8_t *got = results(&w, &bytes);
+                if (memcmp(got, want, bytes)) {
+                    const char *names[] = {"two threads", "three threads", "jobs one by one", "rows one by one"};
+                    fail_msg("%s: %s change the result (round %d, d %d, %d rows)", paths[i].name, names[variant], round,
+                             w.heads[0].job.head_dim, w.heads[0].job.n_rows);
+                }
+                free(got);
+                outputs_free(&w);
+            }
+            memcpy(w.memory, before, memory_bytes);
+            free(want);
+        }
+        free(before);
+        world_free(&w);
+    }
+}
+
+/* What the columns of a head must hold after the call, given what they held. */
+static void check_columns(const char *path, const world *w, const head *h, const uint8_t *before) {
+    const attn_job *j = &h->job;
+    double *col = malloc((size_t)h->n_all * sizeof(double) + 1);
+    answer a = {.p = malloc((size_t)h->n_all * sizeof(double) + 1)};
+    for (int pass = 0, at = 0; pass < 3; pass++, at = 0) { /* old values, what rows add, comparison */
+        for (int row = 0; pass == 1 && row < j->n_rows; row++) {
+            double *val = calloc((size_t)h->n_all + 1, sizeof(double));
+            for (int g = 0; g < j->group; g++) {
+                oracle(h, row, g, &a);
+                for (int i = 0; i < h->n_all; i++) {
+                    double p = pow(a.p[i], j->live.power);
+                    val[i] = j->live.group == LIVE_MAX ? fmax(val[i], p) : val[i] + (j->live.group == LIVE_MEAN ? p / j->group : p);
+                }
+            }
+            for (int i = 0; i < h->n_all; i++) col[i] = j->live.max ? fmax(col[i], val[i]) : col[i] + val[i];
+            free(val);
+        }
+        for (int s = 0; pass != 1 && s < j->n_segs; s++)
+            for (int i = 0; i < attn_seg_items(&j->seg[s], j->n_rows - 1); i++, at++) {
+                const page_layout *l = &h->layout[s];
+                int item = j->seg[s].first + i;
+                size_t off = (size_t)h->pages[s][item / l->cap] * 64;
+                if (!l->has_score) continue;
+                if (pass == 0) col[at] = (double)page_score(l, before + off, item % l->cap);
+                else {
+                    double got = (double)page_score(l, w->memory + off, item % l->cap);
+                    if (!(fabs(got - col[at]) <= 3e-5 * col[at] + 1e-30))
+                        fail_msg("%s: segment %d item %d: score %.9g, f64 %.9g", path, s, i, got, col[at]);
+                }
+            }
+    }
+    free(a.p);
+    free(col);
+}
+
+static void score_columns_receive_what_rows_saw(void **state) {
+    rng r = rng_make(seed_get(), 3);
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    for (int round = 0; round < 30; round++) {
+        world w;
+        world_make(&r, &w, 1 + (int)rng_below(&r, 2), 64, round % 2 ? 1 : 1 + (int)rng_below(&r, 12), round, 400);
+        live_random(&r, &w);
+        for (int i = 0; i < w.n_heads; i++) {
+            head *h = &w.heads[i];
+            for (int s = 0; s < h->job.n_segs; s++) /* columns are not empty at first */
+                for (int k = 0; h->layout[s].has_score && k < attn_seg_items(&h->job.seg[s], h->job.n_rows - 1); k++) {
+                    int item = h->job.seg[s].first + k, cap = h->layout[s].cap;
+                    page_set_score(&h->layout[s], page_at(&w, h->pages[s][item / cap]), item % cap, 0.01f * (float)rng_uniform(&r));
+                }
+        }
+        size_t bytes = w.n_pages * w.page_bytes;
+        uint8_t *before = malloc(bytes + 1);
+        memcpy(before, w.memory, bytes);
+        for (int i = 0; i < n_paths; i++) {
+            outputs_alloc(&w);
+            run(&paths[i], &w, 0, w.n_heads, 1 + (int)rng_below(&r, 3));
+            for (int h = 0; h < w.n_heads; h++) {
+                if (w.heads[h].job.live.on) check_columns(paths[i].name, &w, &w.heads[h], before);
+                check_head(&r, paths[i].name, &w.heads[h]);
+            }
+            outputs_free(&w);
+            memcpy(w.memory, before, bytes);
+        }
+        free(before);
+        world_free(&w);
+    }
+}
+
+static void a_job_without_items_gives_zeros(void **state) {
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    page_layout l;
+    if (page_layout_make((kv_format){8, 4, 0}, 64, 2, true, 4096, &l) != OK) fail_msg("%s", err_text());
+    float q[3 * 64] = {1}, out[3 * 64], rotated[3 * 64], zero[3 * 64] = {0};
+    for (int n_segs = 0; n_segs < 3; n_segs++)
+        for (int i = 0; i < n_paths; i++) {
+            memset(out, 0xff, sizeof out);
+            memset(rotated, 0xff, sizeof rotated);
+            attn_job j = {.q = {q, q, q}, .ldq = 192, .out = out, .out_rotated = rotated, .ldo = 192, .n_rows = 1, .group = 3,
+                          .head_dim = 64, .scale = 0.125f, .n_segs = n_segs,
+                          .live = {.on = true, .group = LIVE_MEAN, .power = 1}};
+            for (int s = 0; s < n_segs; s++) j.seg[s] = (attn_segment){.layout = &l, .query = (uint8_t)s};
+            attn_batch b = {.jobs = &j, .n_jobs = 1};
+            for (int threads = 1; threads <= 3; threads++) attn_call_run(&paths[i], 'd', &b, threads);
+            assert_memory_equal(out, zero, sizeof zero);
+            assert_memory_equal(rotated, zero, sizeof zero);
+            b.n_jobs = 0;
+            attn_call_run(&paths[i], 'd', &b, 2);
+        }
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_path_agrees_with_f64),
+        cmocka_unit_test(extend_equals_steps_and_batches_and_threads_change_nothing),
+        cmocka_unit_test(score_columns_receive_what_rows_saw),
+        cmocka_unit_test(a_job_without_items_gives_zeros),
+    };
+    seed_begin(argc, argv);
+    return seed_end(cmocka_run_group_tests_name("attn_decode", tests, NULL, NULL));
+}
