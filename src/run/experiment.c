@@ -25,13 +25,7 @@ void experiment_free(experiment *x) {
         mem_free(x->tasks[i].canonical);
         node_free(x->tasks[i].conf);
     }
-    for (int i = 0; i < x->n_groups; i++) {
-        experiment_group *g = &x->groups[i];
-        mem_free(g->model);
-        mem_free(g->model_path);
-        mem_free(g->backend);
-        mem_free(g->isa);
-    }
+    for (int i = 0; i < x->n_groups; i++) experiment_group_free(&x->groups[i]);
     mem_free(x->points);
     mem_free(x->tasks);
     mem_free(x->groups);

@@ -58,6 +58,7 @@ typedef struct experiment {
 /* Parses, applies options (--set, --seed, --isa, --threads, --backend, --text, --data, -o), expands, resolves and checks every point. */
 MUST err experiment_load(const char *path, const options *o, experiment **out);
 void experiment_free(experiment *x);
+void experiment_group_free(experiment_group *g);
 MUST err experiment_policy(const experiment *x, int point, policy **out); /* a fresh one; cannot fail but for memory */
 /* --only: does the glob match the point's label or id? NULL matches all. */
 bool experiment_point_matches(const experiment *x, int point, const char *glob);

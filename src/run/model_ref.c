@@ -37,10 +37,10 @@ static err text_key(const node *map, const char *key, char **out) {
 
 static err from_preset(const char *name, const node *where, model_ref *out) {
     node *root;
-    char *about = NULL, *file = NULL, *pip = NULL, *fetch = NULL, *sha = NULL, *dir = NULL;
+    char *summary = NULL, *file = NULL, *pip = NULL, *fetch = NULL, *sha = NULL, *dir = NULL;
     err e;
     TRY(preset_load("models", name, where, &root));
-    GOTO(done, e, text_key(root, "about", &about));
+    GOTO(done, e, text_key(root, "summary", &summary));
     GOTO(done, e, text_key(root, "file", &file));
     GOTO(done, e, text_key(root, "sha256", &sha));
     GOTO(done, e, text_key(root, "pip", &pip));
@@ -55,7 +55,7 @@ static err from_preset(const char *name, const node *where, model_ref *out) {
     if (!is_file(out->path))
         e = ERR(ERR_ENV, "model %s is not installed: %s is missing; `%s` fetches it", name, out->path, fetch ? fetch : "make model");
 done:
-    mem_free(about);
+    mem_free(summary);
     mem_free(file);
     mem_free(pip);
     mem_free(fetch);

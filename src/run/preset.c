@@ -157,7 +157,7 @@ char *preset_about(const char *kind, const char *name) {
     node *root;
     char *path, *about = NULL;
     if (preset_load(kind, name, NULL, &root) == OK) {
-        const node *a = node_get(root, "about");
+        const node *a = node_get(root, "summary");
         if (node_type(a) == NODE_SCALAR) about = mem_strdup(node_text(a));
         node_free(root);
     }
@@ -203,11 +203,16 @@ err preset_merge(node *base, const node *over) {
     return OK;
 }
 
-/* The map of a preset: what lies under `key`, or the whole file without `about`. */
+static bool is_description(const char *key) {
+    return strcmp(key, "summary") == 0 || strcmp(key, "origin") == 0;
+}
+
+/* The map of a preset: what lies under `key`, or the whole file without its descriptions. */
 static err preset_map(const char *kind, const char *key, const char *name, const node *where, node **out) {
     node *root;
     TRY(preset_load(kind, name, where, &root));
-    (void)node_get(root, "about");
+    (void)node_get(root, "summary");
+    (void)node_get(root, "origin");
     const node *inner = node_get(root, key);
     err e = OK;
     if (node_type(inner) == NODE_MAP) {
@@ -216,7 +221,7 @@ static err preset_map(const char *kind, const char *key, const char *name, const
     } else {
         *out = node_new_map(name);
         for (int i = 0; i < node_count(root) && e == OK; i++)
-            if (strcmp(node_key(root, i), "about") != 0) e = node_set_node(*out, node_key(root, i), node_at(root, i));
+            if (!is_description(node_key(root, i))) e = node_set_node(*out, node_key(root, i), node_at(root, i));
     }
     node_free(root);
     if (e != OK) {
@@ -248,7 +253,7 @@ err preset_policy(const node *policy, node **out) {
 }
 
 err preset_task(const node *entry, node **out) {
-    TRY(preset_resolve("tasks", "settings", entry, out));
+    TRY(preset_resolve("tasks", "task", entry, out));
     if (node_type(node_get(*out, "task")) == NODE_SCALAR) return OK;
     err e = NODE_ERR(entry, "a task needs a preset name or `task: NAME`");
     node_free(*out);

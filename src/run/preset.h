@@ -11,7 +11,7 @@ void preset_list_free(char **names, int n);
 bool preset_exists(const char *kind, const char *name);
 /* The file as a tree. An unknown name is an error at `where` (may be NULL) with a suggestion and the list. */
 MUST err preset_load(const char *kind, const char *name, const node *where, node **out);
-/* One line of what the preset is: its `about` key, else its first comment line, else "". mem_free. */
+/* One line of what the preset is: its `summary` key, else its first comment line, else "". mem_free. */
 char *preset_about(const char *kind, const char *name);
 
 /* Merges `over` onto `base` as presets are: maps deeply, but a map that names a choice (score, quota, select, tier, decide, budget)

@@ -107,32 +107,38 @@ static err read_engine(const node *engine_conf_map, experiment_group *g) {
     return e == OK || !engine_conf_map ? e : err_wrap(e, "%s: engine", node_place(engine_conf_map));
 }
 
-static void group_free(experiment_group *g) {
+void experiment_group_free(experiment_group *g) {
     mem_free(g->model);
     mem_free(g->model_path);
     mem_free(g->backend);
     mem_free(g->isa);
+    *g = (experiment_group){0};
 }
 
-static err resolve_group(experiment *x, const node *conf, experiment_point *p) {
-    experiment_group g = {0};
+err resolve_engine(const experiment *x, const node *conf, experiment_group *g) {
     const node *seed = node_get(conf, "seed");
     int64_t s = 1;
     err e = OK;
+    *g = (experiment_group){0};
     if (seed) e = node_as_int(seed, &s);
     if (e == OK && s < 0) e = NODE_ERR(seed, "seed is %lld; it must not be negative", (long long)s);
-    g.seed = (uint64_t)s;
-    if (e == OK) e = read_model(x, node_get(conf, "model"), &g);
-    if (e == OK) e = read_engine(node_get(conf, "engine"), &g);
-    if (e != OK) {
-        group_free(&g);
-        return e;
-    }
-    group_identity(&g);
+    g->seed = (uint64_t)s;
+    if (e == OK) e = read_model(x, node_get(conf, "model"), g);
+    if (e == OK) e = read_engine(node_get(conf, "engine"), g);
+    if (e == OK)
+        group_identity(g);
+    else
+        experiment_group_free(g);
+    return e;
+}
+
+static err resolve_group(experiment *x, const node *conf, experiment_point *p) {
+    experiment_group g;
+    TRY(resolve_engine(x, conf, &g));
     for (int i = 0; i < x->n_groups; i++) {
         if (strcmp(x->groups[i].id, g.id) != 0) continue;
         p->group = i;
-        group_free(&g);
+        experiment_group_free(&g);
         return OK;
     }
     p->group = x->n_groups;

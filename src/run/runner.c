@@ -38,7 +38,6 @@ typedef struct runner {
     size_t used, cap;
     int g, t, i, point;  /* what the worker is on */
     bool told, done, stopped;
-    bool prepared;       /* the cost of this record's prefill is counted */
     double spent;
     progress *bar;
 } runner;
