@@ -115,7 +115,7 @@ static void print_text(const experiment *x, const results *r, const worklist *li
            list->n_units, list->n_noise, duration, est->gflops, (double)est->memory_bytes * 1e-9, x->dir);
 }
 
-static err plan(const experiment *x, const options *o) {
+static err plan_and_print(const experiment *x, const options *o) {
     results *r = NULL, *there = NULL;
     workset kept;
     worklist list = {0};
@@ -144,7 +144,7 @@ done:
 err cmd_plan(const options *o) {
     experiment *x;
     TRY(experiment_load(o->args[0], o, &x));
-    err e = plan(x, o);
+    err e = plan_and_print(x, o);
     experiment_free(x);
     return e;
 }
