@@ -13,7 +13,7 @@ $(error config=$(config) is unknown; known: release debug san cov)
 endif
 
 PKGS    := yaml-0.1 libpcre2-8 jansson libxxhash hdf5 libcrypto
-WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter \
+WARN    := -Wall -Wextra -Wshadow=local -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla -Wno-unused-parameter \
            -Wno-format-truncation -Werror
 CFLAGS_release := -O3 -DNDEBUG
 CFLAGS_debug   := -O1 -DKVLAB_CHECKS
