@@ -39,10 +39,11 @@ UNITBIN := $(UNIT:%.c=$(BUILD)/%)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZBIN := $(FUZZ:%.c=$(BUILD)/%)
 E2EBIN  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/e2e/*.c))
-PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN)
+BENCHBIN := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN) $(BENCHBIN)
 FUZZ_SECONDS ?= 5
 
-.PHONY: all demo test unit fuzz e2e layers deps model tests help format format-check clean FORCE
+.PHONY: all demo test unit fuzz e2e layers deps model tests bench help format format-check clean FORCE
 
 all: $(BUILD)/kvlab ## build the program: ./kvlab (release), build/CONFIG/kvlab with config=debug|san|cov
 ifeq ($(BUILD),build/release)
@@ -78,7 +79,9 @@ e2e: all $(E2EBIN) ## end-to-end scripts in tests/e2e, on the program as users c
 layers: ## fail when a file includes from a layer above its own
 	@scripts/check_layers.sh
 
-tests: $(PROGRAMS) ## build all test programs without running them
+tests: $(UNITBIN) $(FUZZBIN) $(E2EBIN) ## build all test programs without running them
+
+bench: $(BENCHBIN) ## build the timing programs of bench/ into build/CONFIG/bench/
 
 deps: ## install the packages that building, running and testing need (Debian)
 	@scripts/install_deps.sh test
