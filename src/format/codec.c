@@ -247,17 +247,28 @@ static void copy_meta(const page_layout *from, side a, const uint8_t *src, int s
     }
 }
 
+static void copy_columns(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot) {
+    if (to->pos_bytes) set_pos(to, dst, dst_slot, page_pos(from, src, src_slot));
+    page_set_score(to, dst, dst_slot, page_score(from, src, src_slot));
+}
+
 void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot) {
     assert(kv_format_can_move(from->fmt, to->fmt) && from->head_dim == to->head_dim);
     assert(src_slot >= 0 && src_slot < from->cap && dst_slot >= 0 && dst_slot < to->cap);
     uint8_t code[KV_MAX_HEAD_DIM];
+    if (from->fmt.k_bits == to->fmt.k_bits && kv_format_is_float(from->fmt)) {
+        size_t row = (size_t)from->head_dim * (from->fmt.k_bits / 8);
+        memcpy(float_row(to, to->off_k, dst, dst_slot), float_row(from, from->off_k, src, src_slot), row);
+        memcpy(float_row(to, to->off_v, dst, dst_slot), float_row(from, from->off_v, src, src_slot), row);
+        copy_columns(from, src, src_slot, to, dst, dst_slot);
+        return;
+    }
     if (kv_format_is_float(from->fmt)) {
         float k[KV_MAX_HEAD_DIM], v[KV_MAX_HEAD_DIM];
         uint32_t pos = page_pos(from, src, src_slot);
         page_get(from, src, src_slot, k, v);
-        float score = page_score(from, src, src_slot);
         page_put(to, dst, dst_slot, 1, k, 0, v, 0, &pos);
-        page_set_score(to, dst, dst_slot, score);
+        copy_columns(from, src, src_slot, to, dst, dst_slot);
         return;
     }
     unpack_k(from, src, src_slot, code);
@@ -268,6 +279,5 @@ void page_move(const page_layout *from, const void *src, int src_slot, const pag
     narrow_codes(code, from->head_dim, from->fmt.v_bits, to->fmt.v_bits);
     pack_v(to, dst, dst_slot, code);
     copy_meta(from, v_side(from), src, src_slot, to, v_side(to), dst, dst_slot);
-    if (to->pos_bytes) set_pos(to, dst, dst_slot, page_pos(from, src, src_slot));
-    page_set_score(to, dst, dst_slot, page_score(from, src, src_slot));
+    copy_columns(from, src, src_slot, to, dst, dst_slot);
 }
