@@ -43,6 +43,11 @@ static err check_prompt_only(const policy *p, const policy_parts *at) {
         return NODE_ERR(place(at, at->trigger),
                         "quota %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and "
                         "every, or use quota fixed", quota->name, score->name);
+    const stage *tier = p->use[STAGE_TIER].st;
+    if (p->decode_drops && p->budget.unit == BUDGET_BYTES && !tier->live)
+        return NODE_ERR(place(at, at->budget),
+                        "budget bytes cannot be kept up in decode: tier %s places items at prefill only, while score %s keeps dropping",
+                        tier->name, score->name);
     return OK;
 }
 
