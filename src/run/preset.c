@@ -248,11 +248,11 @@ static err preset_resolve(const char *kind, const char *key, const node *given, 
     return e;
 }
 
-err preset_policy(const node *policy, node **out) {
+err preset_resolve_policy(const node *policy, node **out) {
     return preset_resolve("policies", "policy", policy, out);
 }
 
-err preset_task(const node *entry, node **out) {
+err preset_resolve_task(const node *entry, node **out) {
     TRY(preset_resolve("tasks", "task", entry, out));
     if (node_type(node_get(*out, "task")) == NODE_SCALAR) return OK;
     err e = NODE_ERR(entry, "a task needs a preset name or `task: NAME`");

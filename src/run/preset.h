@@ -18,9 +18,9 @@ char *preset_about(const char *kind, const char *name);
  * replaces the base's when it names another one. `over`'s key `preset` is left out. */
 MUST err preset_merge(node *base, const node *over);
 /* {preset: snapkv, budget: 0.25} or "snapkv" or {score: ...}: the full policy map, a tree of its own. NULL or null = empty map. */
-MUST err preset_policy(const node *policy, node **out);
+MUST err preset_resolve_policy(const node *policy, node **out);
 /* "lm", {preset: lm, tokens: 64} or {task: lm, ...}. */
-MUST err preset_task(const node *entry, node **out);
+MUST err preset_resolve_task(const node *entry, node **out);
 
 typedef struct model_ref {
     char *name;        /* preset name or path, as given */

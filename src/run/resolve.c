@@ -150,7 +150,7 @@ static err resolve_group(experiment *x, const node *conf, experiment_point *p) {
 
 static err add_task(experiment *x, const node *entry, int *index) {
     node *conf;
-    TRY(preset_task(entry, &conf));
+    TRY(preset_resolve_task(entry, &conf));
     char *canonical = node_canonical(conf);
     for (int i = 0; i < x->n_tasks; i++) {
         if (strcmp(x->tasks[i].canonical, canonical) != 0) continue;
@@ -243,7 +243,7 @@ err experiment_policy(const experiment *x, int point, policy **out) {
 static err resolve_policy(const experiment *x, const node *conf, experiment_point *p) {
     const experiment_group *g = &x->groups[p->group];
     policy *made;
-    TRY(preset_policy(node_get(conf, "policy"), &p->policy));
+    TRY(preset_resolve_policy(node_get(conf, "policy"), &p->policy));
     TRY(policy_create(p->policy, resolve_shape(&g->params, g->context), &made));
     const policy_needs *needs = policy_get_needs(made);
     p->describe = mem_strdup(policy_describe(made));

@@ -1,6 +1,7 @@
 #include "run/runner.h"
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -40,15 +41,25 @@ typedef struct runner {
     bool told, done, stopped;
     double spent;
     progress *bar;
+    char note[160];      /* what the bar says */
 } runner;
 
 /* ---- units ---- */
 
+/* Units weigh what they cost, so that the time left is right; shown as a number of units. */
+static double units_done(const runner *run) {
+    double n = run->list.n_units + run->list.n_noise;
+    return run->list.cost > 0 ? floor(n * run->spent / run->list.cost + 1e-9) : 0;
+}
+
+static progress *begin_progress(const runner *run) {
+    return progress_begin(run->x->name, run->list.n_units + run->list.n_noise, run->c->progress);
+}
+
 static void show_progress(runner *run, const char *label) {
-    char note[160];
     const result_task *t = &run->r->tasks[run->t];
-    snprintf(note, sizeof note, "%s %s %d/%d", label, t->name, run->i + 1, t->n_items);
-    progress_update(run->bar, run->spent, note);
+    snprintf(run->note, sizeof run->note, "%s %s %d/%d", label, t->name, run->i + 1, t->n_items);
+    progress_update(run->bar, units_done(run), run->note);
 }
 
 /* Everything that ends a unit comes through here: journal first, then memory. */
@@ -104,7 +115,7 @@ static err take_header(runner *run, const json_t *j) {
     TRY(worklist_create(run->x, run->r, run->c->filter, &run->list));
     TRY(journal_append(run->journal, j));
     progress_end(run->bar, true);
-    run->bar = progress_begin(run->x->name, run->list.cost, run->c->progress);
+    run->bar = begin_progress(run);
     return journal_sync(run->journal);
 }
 
@@ -215,7 +226,7 @@ static err read_some(runner *run, bool *end) {
     int n = poll(&p, 1, 500);
     if (n < 0 && errno != EINTR) return ERR(ERR_IO, "cannot wait for the worker: %s", strerror(errno));
     if (n <= 0) {
-        if (run->r) progress_update(run->bar, run->spent, NULL);
+        if (run->r) progress_update(run->bar, units_done(run), run->note);
         return journal_sync(run->journal);
     }
     if (run->cap - run->used < 65536) {
@@ -388,7 +399,7 @@ err runner_run(const experiment *x, const run_conf *c, results **out) {
     signals_install();
     err e = open_directory(&run);
     if (e == OK && !nothing_to_do(&run)) {
-        run.bar = run.r ? progress_begin(x->name, run.list.cost, c->progress) : progress_begin("survey", 1, false);
+        run.bar = run.r ? begin_progress(&run) : progress_begin("survey", 1, false);
         e = run_workers(&run);
         progress_end(run.bar, e == OK && !run.stopped);
     }

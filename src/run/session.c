@@ -42,7 +42,7 @@ static err build_root(const options *o, node *root) {
 static err open_engine(session *s) {
     const experiment none = {0};
     TRY(resolve_engine(&none, s->root, &s->g));
-    TRY(preset_policy(node_get(s->root, "policy"), &s->policy));
+    TRY(preset_resolve_policy(node_get(s->root, "policy"), &s->policy));
     TRY(node_check_read(s->root));
     policy *try_it; /* a policy that cannot be is refused before weights are packed */
     TRY(policy_create(s->policy, resolve_shape(&s->g.params, s->g.context), &try_it));
