@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 
-static const char *const telling[] = {"exact_match", "accuracy", "kl", "top1", "dnll", "nll", "decode_tokens_per_s", "prefill_tokens_per_s"};
+static const char *const telling[] = {"exact_match", "accuracy", "kl", "top1", "dnll", "nll", "decode_tps", "prefill_tps"};
 
 int summary_headline(const results *r, int task, int *metrics, int max) {
     int n = 0;
@@ -158,6 +158,11 @@ fail:
     mem_free(y);
     summary_free(s);
     return e;
+}
+
+const char *summary_verdict_name(verdict v) {
+    static const char *const names[] = {[VERDICT_SAME] = "same", [VERDICT_HIGHER] = "higher", [VERDICT_LOWER] = "lower", [VERDICT_UNKNOWN] = "unknown"};
+    return names[v];
 }
 
 void summary_free(summary *s) {

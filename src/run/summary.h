@@ -34,6 +34,7 @@ typedef struct summary {
 
 MUST err summary_make(const results *r, summary **out);
 void summary_free(summary *s);
+const char *summary_verdict_name(verdict v); /* "same", "higher", "lower", "unknown" */
 static inline const summary_cell *summary_at(const summary *s, int point, int task, int metric) {
     return &s->cells[((size_t)point * (size_t)s->r->n_tasks + (size_t)task) * (size_t)s->max_metrics + (size_t)metric];
 }

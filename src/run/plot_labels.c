@@ -1,0 +1,95 @@
+/* Where labels go so that they can be read. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "run/plot.h"
+
+enum { N_ANGLES = 16, N_RADII = 4, MARK = 7 /* half a mark's size */, N_PASSES = 8 };
+
+typedef struct box { double x0, y0, x1, y1; } box;
+
+static double overlap(box a, box b) {
+    double w = fmin(a.x1, b.x1) - fmax(a.x0, b.x0), h = fmin(a.y1, b.y1) - fmax(a.y0, b.y0);
+    return w > 0 && h > 0 ? w * h : 0;
+}
+
+static box label_box(const plot_label *l, double x, double y) { return (box){x - l->w / 2, y - l->h / 2, x + l->w / 2, y + l->h / 2}; }
+
+static void candidate(const plot_label *l, int k, double *x, double *y) {
+    static const double radii[N_RADII] = {10, 24, 42, 64};
+    int angle = k % N_ANGLES;
+    double a = 2 * M_PI * angle / N_ANGLES, r = radii[k / N_ANGLES];
+    /* from the mark outwards, the text's own half size added on both axes */
+    *x = l->x + cos(a) * (r + l->w / 2);
+    *y = l->y + sin(a) * (r + l->h / 2);
+}
+
+static double cost(const plot_label *l, int n, int i, int k, double width, double height) {
+    double x, y, sum = 0;
+    candidate(&l[i], k, &x, &y);
+    box b = label_box(&l[i], x, y);
+    box inside = {0, 0, width, height};
+    sum += 60 * (l[i].w * l[i].h - overlap(b, inside));
+    for (int j = 0; j < n; j++) {
+        sum += 30 * overlap(b, (box){l[j].x - MARK, l[j].y - MARK, l[j].x + MARK, l[j].y + MARK});
+        sum += 6 * overlap(b, (box){l[j].x - 3, l[j].y_lo, l[j].x + 3, l[j].y_hi});
+        if (j != i) sum += 20 * overlap(b, label_box(&l[j], l[j].lx, l[j].ly));
+    }
+    static const double by_radius[N_RADII] = {0, 60, 160, 300};
+    int angle = k % N_ANGLES;
+    double sideways = angle == 0 ? 0 : fmin(angle, N_ANGLES - angle) * 2; /* right of the mark reads best */
+    return sum + by_radius[k / N_ANGLES] + sideways;
+}
+
+void plot_labels_place(plot_label *l, int n, double width, double height) {
+    for (int i = 0; i < n; i++) candidate(&l[i], 0, &l[i].lx, &l[i].ly);
+    for (int pass = 0; pass < N_PASSES; pass++)
+        for (int i = 0; i < n; i++) {
+            int best = 0;
+            double least = INFINITY;
+            for (int k = 0; k < N_ANGLES * N_RADII; k++) {
+                double c = cost(l, n, i, k, width, height);
+                if (c < least) {
+                    least = c;
+                    best = k;
+                }
+            }
+            candidate(&l[i], best, &l[i].lx, &l[i].ly);
+            l[i].leader = best >= N_ANGLES;
+        }
+}
+
+void plot_spread(double *y, int n, double gap, double lo, double hi) {
+    if (n == 0) return;
+    if (gap * (n - 1) > hi - lo) gap = n > 1 ? (hi - lo) / (n - 1) : 0;
+    int order[256], m = n < 256 ? n : 256;
+    for (int i = 0; i < m; i++) order[i] = i;
+    for (int i = 1; i < m; i++)
+        for (int k = i; k > 0 && y[order[k]] < y[order[k - 1]]; k--) {
+            int t = order[k];
+            order[k] = order[k - 1];
+            order[k - 1] = t;
+        }
+    /* Neighbours push each other half way until nobody moves. */
+    for (int pass = 0; pass < 500; pass++) {
+        double moved = 0;
+        for (int i = 0; i + 1 < m; i++) {
+            double lack = gap - (y[order[i + 1]] - y[order[i]]);
+            if (lack <= 1e-9) continue;
+            y[order[i]] -= lack / 2;
+            y[order[i + 1]] += lack / 2;
+            moved = fmax(moved, lack);
+        }
+        if (y[order[0]] < lo) y[order[0]] = lo;
+        if (y[order[m - 1]] > hi) y[order[m - 1]] = hi;
+        if (moved < 0.01) break;
+    }
+}
+
+double plot_text_width(const char *s, double px_per_char) {
+    double n = 0;
+    for (; *s; s++)
+        if ((*s & 0xc0) != 0x80) n += *s == '.' || *s == ' ' || *s == ':' || *s == 'l' || *s == 'i' ? 0.55 : 1;
+    return n * px_per_char;
+}
