@@ -65,14 +65,22 @@ int budget_ratio_tokens(double ratio, int n) {
     return kept < 1 ? (n < 1 ? n : 1) : kept > n ? n : kept;
 }
 
+/* Tables as the cache allocates them: its own record, one per (head, tier), and 4 bytes per page with a few entries to spare. */
+enum { TABLE_CACHE_BYTES = 768, TABLE_LIST_BYTES = 20, TABLE_ENTRY_BYTES = 4 };
+static double table_bytes(int n_items, int cap) {
+    int pages = (n_items + cap - 1) / cap, spare = pages ? 3 + pages / 16 : 0;
+    return TABLE_LIST_BYTES + TABLE_ENTRY_BYTES * (pages + spare);
+}
+
 double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
     protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
     int n_rest = kept - n_sink - n_recent;
     const stage_use *tier = &p->use[STAGE_TIER];
     tier->st->count(tier->conf, n_sink, n_recent, n_rest < 0 ? 0 : n_rest, per_tier);
-    double bytes = 0;
-    for (int t = 0; t < p->needs.n_tiers; t++) bytes += per_tier[t] * p->item_bytes[t];
+    double bytes = (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv);
+    for (int t = 0; t < p->needs.n_tiers; t++)
+        bytes += per_tier[t] * p->item_bytes[t] + table_bytes(per_tier[t], p->page_items[t]);
     return bytes;
 }
 

@@ -24,8 +24,8 @@ void budget_describe(const budget *b, char *out, size_t n);
 int budget_ratio_tokens(double ratio, int n);
 
 /* Items per (layer, KV head) of a sequence of n_tokens tokens whose prompt had n_prompt; never below the protected items (then
- * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata, columns and
- * page-table share of the kept items, as their tiers would store them, over n * head_dim * 4 (an f16 `full`). Without a prompt
+ * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata and columns
+ * of the kept items, as their tiers would store them, and the head's page tables, over n * head_dim * 4 (an f16 `full`). Without a prompt
  * (n_prompt 0) the sequence's present length takes its place. */
 int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped);
 /* The bytes that budget_kept counts for `kept` items of one head. */

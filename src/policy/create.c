@@ -235,7 +235,8 @@ err policy_bind(policy *p, const page_layout *layouts) {
             kv_format_name(l->fmt, name);
             return ERR(ERR_UNSUPPORTED, "policy: tier %d is %s, but the page layout given for it is %s", t, p->tier_names[t], name);
         }
-        p->item_bytes[t] = (double)l->payload_bytes + l->meta_bytes + l->column_bytes + 4.0 / l->cap;
+        p->item_bytes[t] = l->payload_bytes + l->meta_bytes + l->column_bytes;
+        p->page_items[t] = l->cap;
     }
     p->bound = true;
     return OK;

@@ -94,7 +94,8 @@ struct policy {
     bool decode_drops;         /* decode decisions may drop items */
     bool decode_moves;         /* decode decisions may move items to another tier */
     bool bound;
-    double item_bytes[KV_MAX_TIERS]; /* of one item, its share of the page table included */
+    uint32_t item_bytes[KV_MAX_TIERS]; /* of one item: payload, metadata, columns */
+    int page_items[KV_MAX_TIERS];
     char tier_names[KV_MAX_TIERS][16];
     char *text;                /* policy_describe */
 };

@@ -23,6 +23,7 @@ typedef struct setup {
     enum { UNIFORM, BY_FLAG, BY_RANK } tier;
     int n_tiers, t_recent, t_sink, t_after;
     double item_bytes[3];
+    int page_items[3];
 } setup;
 
 typedef struct item { uint32_t pos; uint8_t tier; bool placed; } item; /* placed: has been given its tier outside `recent` */
@@ -89,14 +90,18 @@ static bool is_recent(const setup *s, int pos, int n) { return pos >= n - s->rec
 static bool is_protected(const setup *s, int pos, int n) { return pos < s->sink || is_recent(s, pos, n); }
 
 static double bytes_of(const setup *s, int n, int k) {
-    double bytes = 0;
-    int others = k;
+    int others = k, count[3] = {0};
     for (int pos = 0; pos < n; pos++) {
         if (!is_protected(s, pos, n)) continue;
-        bytes += s->item_bytes[is_recent(s, pos, n) ? s->t_recent : s->t_sink];
+        count[is_recent(s, pos, n) ? s->t_recent : s->t_sink]++;
         others--;
     }
-    for (; others > 0; others--) bytes += s->item_bytes[s->t_after];
+    if (others > 0) count[s->t_after] += others;
+    double bytes = 768.0 / N_COLS;
+    for (int t = 0; t < s->n_tiers; t++) {
+        int pages = (count[t] + s->page_items[t] - 1) / s->page_items[t];
+        bytes += count[t] * s->item_bytes[t] + 20 + (pages ? 4 * (pages + 3 + pages / 16) : 0);
+    }
     return bytes;
 }
 
@@ -238,7 +243,8 @@ static void read_item_bytes(setup *s, const policy *p) {
     for (int t = 0; t < needs->n_tiers; t++) {
         page_layout l;
         assert_int_equal(page_layout_make(needs->tiers[t], 64, needs->pos_column ? 4 : 0, needs->score_column, 8192, &l), OK);
-        s->item_bytes[t] = l.payload_bytes + l.meta_bytes + l.column_bytes + 4.0 / l.cap;
+        s->item_bytes[t] = l.payload_bytes + l.meta_bytes + l.column_bytes;
+        s->page_items[t] = l.cap;
     }
 }
 

@@ -34,6 +34,7 @@ typedef struct setup {
     int n_tiers, t_survivor, t_recent, t_sink;
     double share[3];
     double item_bytes[3];
+    int page_items[3];
 } setup;
 
 static const char *const tier_text[] = {"f16", "k8v4", "k4v2"};
@@ -198,15 +199,20 @@ static int tier_of(const setup *s, int j, int rank, int n_ranked) {
 }
 
 static double bytes_of(const setup *s, int k) { /* any k items: all protected ones and k - that many others */
-    int n_protected = 0, n_others;
-    double bytes = 0;
+    int n_protected = 0, n_others, count[3] = {0};
     for (int j = 0; j < s->n; j++) n_protected += is_protected(s, j);
     n_others = k - n_protected > 0 ? k - n_protected : 0;
     for (int j = 0; j < s->n; j++)
-        if (is_protected(s, j)) bytes += s->item_bytes[tier_of(s, j, 0, 0)];
+        if (is_protected(s, j)) count[tier_of(s, j, 0, 0)]++;
     setup plain = *s;
     plain.sink = plain.recent = 0, plain.n = MAX_N; /* so that position 1 has no role */
-    for (int rank = 0; rank < n_others; rank++) bytes += s->item_bytes[tier_of(&plain, 1, rank, n_others)];
+    for (int rank = 0; rank < n_others; rank++) count[tier_of(&plain, 1, rank, n_others)]++;
+    double bytes = 768.0 / (s->shape.n_layers * s->shape.n_kv);
+    for (int t = 0; t < s->n_tiers; t++) {
+        int pages = 0;
+        while (pages * s->page_items[t] < count[t]) pages++;
+        bytes += count[t] * s->item_bytes[t] + 20 + (pages ? 4 * (pages + 3 + pages / 16) : 0);
+    }
     return bytes;
 }
 
@@ -218,7 +224,7 @@ static int naive_budget(const setup *s, bool *clamped) {
     if (s->unit == TOKENS) k = (int)s->amount;
     if (s->unit == BYTES) {
         double limit = s->amount * s->n * 64 * 4;
-        for (k = s->n; k > 0 && bytes_of(s, k) > limit + 1e-7; k--) continue;
+        for (k = s->n; k > 0 && bytes_of(s, k) > limit; k--) continue;
         *clamped = k < (least > 1 ? least : 1);
     }
     if (k < least) *clamped = true;
@@ -348,8 +354,10 @@ static void random_decisions_equal_their_definition(void **state) {
         char yaml[1500];
         make_setup(&r, &s);
         to_yaml(&s, yaml, sizeof yaml);
-        for (int t = 0; t < 3; t++)
-            s.item_bytes[t] = l[t].payload_bytes + l[t].meta_bytes + l[t].column_bytes + 4.0 / l[t].cap;
+        for (int t = 0; t < 3; t++) {
+            s.item_bytes[t] = l[t].payload_bytes + l[t].meta_bytes + l[t].column_bytes;
+            s.page_items[t] = l[t].cap;
+        }
         bool coarse = rng_below(&r, 2); /* few distinct values: many ties */
         for (int i = 0; i < s.shape.n_heads * s.n; i++)
             signal[i] = coarse ? (float)rng_below(&r, 6) / 8 : (float)rng_uniform(&r);
