@@ -3,17 +3,19 @@
 #define KVLAB_KERNELS_CPU_CODEC_H
 #include "format/layout.h"
 
-typedef void (*page_put_fn)(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
-                            size_t ldv, const uint32_t *pos);
+typedef void (*page_put_fn)(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk,
+                            const float *v, size_t ldv, const uint32_t *pos);
 typedef void (*page_move_fn)(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst,
                              int dst_slot);
 
-void page_put_avx2(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
-                   const uint32_t *pos);
-void page_move_avx2(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);
-void page_put_avx512(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
-                     const uint32_t *pos);
-void page_move_avx512(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);
+void page_put_avx2(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
+                   size_t ldv, const uint32_t *pos);
+void page_move_avx2(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst,
+                    int dst_slot);
+void page_put_avx512(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
+                     size_t ldv, const uint32_t *pos);
+void page_move_avx512(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst,
+                      int dst_slot);
 
 /* The scalar path is the reference; these names let tables be filled by path. */
 #define page_put_scalar     page_put

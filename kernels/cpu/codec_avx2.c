@@ -8,7 +8,8 @@
 ISA_TARGET_AVX2
 #define NAME(op) op##_avx2
 
-/* NaN counts as 0, values are clamped to the f16 range, -0 becomes +0: minima and maxima are then the same in any order. */
+/* NaN counts as 0, values are clamped to the f16 range, -0 becomes +0: minima and maxima are then the same in any
+ * order. */
 static inline __m256 sane(__m256 x) {
     x = _mm256_and_ps(x, _mm256_cmp_ps(x, x, _CMP_ORD_Q));
     x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(65504.0f)), _mm256_set1_ps(-65504.0f));
@@ -58,13 +59,15 @@ static inline void quantise(const float *x, int n, int bits, f16 *scale, f16 *ze
 static inline void halves_from(const float *x, f16 *h, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm_storeu_si128((__m128i *)(void *)(h + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+        _mm_storeu_si128((__m128i *)(void *)(h + i),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     for (; i < n; i++) h[i] = f16_from_f32(x[i]);
 }
 
 static inline void halves_to(const f16 *h, float *x, int n) {
     int i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(h + i))));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(x + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(h + i))));
     for (; i < n; i++) x[i] = f16_to_f32(h[i]);
 }
 

@@ -8,7 +8,8 @@
 ISA_TARGET_AVX512
 #define NAME(op) op##_avx512
 
-/* NaN counts as 0, values are clamped to the f16 range, -0 becomes +0: minima and maxima are then the same in any order. */
+/* NaN counts as 0, values are clamped to the f16 range, -0 becomes +0: minima and maxima are then the same in any
+ * order. */
 static inline __m512 sane(__m512 x) {
     x = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
     x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(65504.0f)), _mm512_set1_ps(-65504.0f));

@@ -12,10 +12,11 @@ static err check_arguments(pool *p, cache_shape s, const page_layout *l, int n_t
     size_t page_bytes = pool_get_stats(p).page_bytes;
     for (int t = 0; t < n_tiers; t++) {
         if (l[t].page_bytes != page_bytes)
-            return ERR(ERR_UNSUPPORTED, "cache: tier %d is laid out for pages of %u bytes, the pool has pages of %zu", t,
-                       l[t].page_bytes, page_bytes);
+            return ERR(ERR_UNSUPPORTED, "cache: tier %d is laid out for pages of %u bytes, the pool has pages of %zu",
+                       t, l[t].page_bytes, page_bytes);
         if (l[t].head_dim != s.head_dim)
-            return ERR(ERR_UNSUPPORTED, "cache: tier %d is laid out for head_dim %u, the shape has %d", t, l[t].head_dim, s.head_dim);
+            return ERR(ERR_UNSUPPORTED, "cache: tier %d is laid out for head_dim %u, the shape has %d", t,
+                       l[t].head_dim, s.head_dim);
         if (l[t].pos_bytes != l[0].pos_bytes || l[t].has_score != l[0].has_score)
             return ERR(ERR_UNSUPPORTED, "cache: tiers 0 and %d have different columns", t);
     }
@@ -86,13 +87,27 @@ err cache_clone(const cache *from, cache **out) {
     return OK;
 }
 
-cache_shape cache_get_shape(const cache *c) { return c->shape; }
-pool *cache_pool(const cache *c) { return c->pool; }
-int cache_n_tiers(const cache *c) { return c->n_tiers; }
-const page_layout *cache_layout(const cache *c, int tier) { return &c->layout[tier]; }
-int cache_n_items(const cache *c, int layer, int head, int tier) { return (int)cache_list(c, layer, head, tier)->n_items; }
-int cache_n_tokens(const cache *c) { return c->n_tokens; }
-void cache_set_n_tokens(cache *c, int n_tokens) { c->n_tokens = n_tokens; }
+cache_shape cache_get_shape(const cache *c) {
+    return c->shape;
+}
+pool *cache_pool(const cache *c) {
+    return c->pool;
+}
+int cache_n_tiers(const cache *c) {
+    return c->n_tiers;
+}
+const page_layout *cache_layout(const cache *c, int tier) {
+    return &c->layout[tier];
+}
+int cache_n_items(const cache *c, int layer, int head, int tier) {
+    return (int)cache_list(c, layer, head, tier)->n_items;
+}
+int cache_n_tokens(const cache *c) {
+    return c->n_tokens;
+}
+void cache_set_n_tokens(cache *c, int n_tokens) {
+    c->n_tokens = n_tokens;
+}
 
 int cache_n_items_head(const cache *c, int layer, int head) {
     int n = 0;

@@ -7,7 +7,8 @@ enum { ROWS_AHEAD = 64 }; /* scratch for moves grows before it is needed */
 err cache_reserve(cache *c, int n_rows) {
     size_t most = 0;
     if (c->layout[0].pos_bytes == 2 && c->n_tokens + n_rows > UINT16_MAX + 1)
-        return ERR(ERR_UNSUPPORTED, "cache: %d tokens; positions of 2 bytes reach %d", c->n_tokens + n_rows, UINT16_MAX);
+        return ERR(ERR_UNSUPPORTED, "cache: %d tokens; positions of 2 bytes reach %d", c->n_tokens + n_rows,
+                   UINT16_MAX);
     for (int l = 0; l < c->shape.n_layers; l++) {
         for (int h = 0; h < c->shape.n_kv; h++) {
             page_list *hot = cache_list(c, l, h, 0);
@@ -31,7 +32,8 @@ void cache_append(cache *c, int layer, int head, int row, const float *k, const 
     const page_layout *l = &c->layout[0];
     uint32_t item = hot->n_items + (uint32_t)row, pos = (uint32_t)(c->n_tokens + row);
     assert(item / l->cap < hot->n_pages);
-    c->be->page_put(l, cache_page(c, hot, item / l->cap), (int)(item % l->cap), 1, k, l->head_dim, v, l->head_dim, &pos);
+    c->be->page_put(l, cache_page(c, hot, item / l->cap), (int)(item % l->cap), 1, k, l->head_dim, v, l->head_dim,
+                    &pos);
 }
 
 void cache_commit(cache *c, int n_rows) {
@@ -48,7 +50,8 @@ err cache_truncate(cache *c, int n_tokens) {
     if (drop < 0 || n_tokens < 0)
         return ERR(ERR_USAGE, "cache: cannot truncate %d tokens to %d", c->n_tokens, n_tokens);
     if (drop > c->n_appended)
-        return ERR(ERR_UNSUPPORTED, "cache: cannot truncate %d tokens to %d: only the %d appended since the last compression can go",
+        return ERR(ERR_UNSUPPORTED,
+                   "cache: cannot truncate %d tokens to %d: only the %d appended since the last compression can go",
                    c->n_tokens, n_tokens, c->n_appended);
     size_t heads = (size_t)c->shape.n_layers * c->shape.n_kv;
     for (size_t i = 0; i < heads; i++) {

@@ -15,8 +15,10 @@ static err check_targets(const cache *c, const int *n, const uint8_t *target, bo
                 char from[16], to[16];
                 kv_format_name(c->layout[t].fmt, from);
                 kv_format_name(c->layout[target[i]].fmt, to);
-                return ERR(ERR_UNSUPPORTED, "cache: items of tier %d (%s) cannot be stored as %s: neither K nor V may gain bits, "
-                           "and groups must agree", t, from, to);
+                return ERR(ERR_UNSUPPORTED,
+                           "cache: items of tier %d (%s) cannot be stored as %s: neither K nor V may gain bits, "
+                           "and groups must agree",
+                           t, from, to);
             }
         }
     }
@@ -27,8 +29,9 @@ static void carry_out(cache *c, page_list *lists, const plan *p) {
     for (int i = 0; i < p->n_moves; i++) {
         plan_move m = p->moves[i];
         const page_layout *from = &c->layout[m.from_tier], *to = &c->layout[m.to_tier];
-        c->be->page_move(from, cache_page(c, &lists[m.from_tier], m.from_slot / from->cap), (int)(m.from_slot % from->cap), to,
-                         cache_page(c, &lists[m.to_tier], m.to_slot / to->cap), (int)(m.to_slot % to->cap));
+        c->be->page_move(from, cache_page(c, &lists[m.from_tier], m.from_slot / from->cap),
+                         (int)(m.from_slot % from->cap), to, cache_page(c, &lists[m.to_tier], m.to_slot / to->cap),
+                         (int)(m.to_slot % to->cap));
     }
 }
 

@@ -9,8 +9,10 @@ static err check_counts(const cache *c) {
         int t = (int)(i % (size_t)c->n_tiers);
         items[t] += l->n_items;
         pages += l->n_pages;
-        if (l->n_pages > l->cap || l->n_pages < cache_pages_for(c, t, l->n_items) || (l->cap && l->first + (size_t)l->cap > c->refs_cap))
-            return ERR(ERR_VERIFY, "cache: list %zu holds %u items in %u pages of a table of %u", i, l->n_items, l->n_pages, l->cap);
+        if (l->n_pages > l->cap || l->n_pages < cache_pages_for(c, t, l->n_items) ||
+            (l->cap && l->first + (size_t)l->cap > c->refs_cap))
+            return ERR(ERR_VERIFY, "cache: list %zu holds %u items in %u pages of a table of %u", i, l->n_items,
+                       l->n_pages, l->cap);
         refs += l->cap;
     }
     if (pages != c->n_pages || refs != c->refs_cap)
@@ -37,7 +39,8 @@ static err check_pages(const cache *c) {
         const page_list *l = &c->lists[i];
         for (uint32_t j = 0; j < l->n_pages; j++) {
             page_ref r = c->refs[l->first + j];
-            if (!pool_is_used(c->pool, r)) return ERR(ERR_VERIFY, "cache: page %u of list %zu is not a page in use", j, i);
+            if (!pool_is_used(c->pool, r))
+                return ERR(ERR_VERIFY, "cache: page %u of list %zu is not a page in use", j, i);
             if (r > top) top = r;
         }
     }
@@ -46,7 +49,8 @@ static err check_pages(const cache *c) {
     for (size_t i = 0; i < c->n_lists && e == OK; i++) {
         const page_list *l = &c->lists[i];
         for (uint32_t j = 0; j < l->n_pages && e == OK; j++) {
-            if (!mark(seen, c->refs[l->first + j])) e = ERR(ERR_VERIFY, "cache: page %u of list %zu belongs to two lists", j, i);
+            if (!mark(seen, c->refs[l->first + j]))
+                e = ERR(ERR_VERIFY, "cache: page %u of list %zu belongs to two lists", j, i);
         }
     }
     mem_free(seen);
@@ -61,8 +65,8 @@ static err check_head(const cache *c, int layer, int head, uint64_t *seen, size_
         for (uint32_t i = 0; i < l->n_items; i++) {
             uint32_t pos = page_pos(p, cache_page(c, l, i / p->cap), (int)(i % p->cap));
             if (pos > n_pos || (c->n_tokens && pos >= (uint32_t)c->n_tokens))
-                return ERR(ERR_VERIFY, "cache: layer %d head %d tier %d: item %u has position %u of %d tokens", layer, head, t, i, pos,
-                           c->n_tokens);
+                return ERR(ERR_VERIFY, "cache: layer %d head %d tier %d: item %u has position %u of %d tokens", layer,
+                           head, t, i, pos, c->n_tokens);
             if (!mark(seen, pos))
                 return ERR(ERR_VERIFY, "cache: layer %d head %d holds position %u twice", layer, head, pos);
         }

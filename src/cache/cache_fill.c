@@ -1,5 +1,6 @@
-/* Prefill: the survivors of one layer go straight into their tiers. Thread 0 counts them and takes the pages; then every thread
- * writes the survivors of its share of the tokens. No byte of a page belongs to two items, so shares need not respect pages. */
+/* Prefill: the survivors of one layer go straight into their tiers. Thread 0 counts them and takes the pages; then
+ * every thread writes the survivors of its share of the tokens. No byte of a page belongs to two items, so shares need
+ * not respect pages. */
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +12,8 @@ static err plan_layer(cache *c, int layer, int n_tokens, const uint8_t *target) 
     if (layer < 0 || layer >= c->shape.n_layers)
         return ERR(ERR_USAGE, "cache: layer %d of %d", layer, c->shape.n_layers);
     if (n_tokens < 0 || (c->layout[0].pos_bytes == 2 && n_tokens > UINT16_MAX + 1))
-        return ERR(ERR_UNSUPPORTED, "cache: a prompt of %d tokens; positions of 2 bytes reach %d", n_tokens, UINT16_MAX);
+        return ERR(ERR_UNSUPPORTED, "cache: a prompt of %d tokens; positions of 2 bytes reach %d", n_tokens,
+                   UINT16_MAX);
     size_t lo = cache_list_index(c, layer, 0, 0), hi = lo + (size_t)c->shape.n_kv * c->n_tiers, most = 0;
     for (size_t i = lo; i < hi; i++) {
         if (c->lists[i].n_items) return ERR(ERR_USAGE, "cache: layer %d is filled but not empty", layer);
@@ -49,15 +51,16 @@ static void count_layer(cache *c, int layer, int n_tokens, const uint8_t *target
 }
 
 /* Puts n tokens from token i on as items item0.. of a list, page by page. */
-static void put_run(const cache *c, const page_list *l, const page_layout *p, uint32_t item0, int i, int n, const float *k,
-                    const float *v) {
+static void put_run(const cache *c, const page_list *l, const page_layout *p, uint32_t item0, int i, int n,
+                    const float *k, const float *v) {
     uint32_t pos[RUN];
     size_t d = p->head_dim;
     for (int j = 0; j < n; j++) pos[j] = (uint32_t)(i + j);
     for (int done = 0; done < n;) {
         uint32_t item = item0 + (uint32_t)done, slot = item % p->cap;
         int room = p->cap - (int)slot, m = n - done < room ? n - done : room;
-        c->be->page_put(p, cache_page(c, l, item / p->cap), (int)slot, m, k + (i + done) * d, d, v + (i + done) * d, d, pos + done);
+        c->be->page_put(p, cache_page(c, l, item / p->cap), (int)slot, m, k + (i + done) * d, d, v + (i + done) * d, d,
+                        pos + done);
         done += m;
     }
 }
@@ -102,7 +105,8 @@ err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, 
     while (lo < hi) {
         int h = (int)(lo / n_tokens), from = (int)(lo % n_tokens);
         ptrdiff_t n = hi - lo < n_tokens - from ? hi - lo : n_tokens - from;
-        put_share(c, layer, h, n_tokens, from, from + (int)n, k + h * plane, v + h * plane, target + (size_t)h * n_tokens);
+        put_share(c, layer, h, n_tokens, from, from + (int)n, k + h * plane, v + h * plane,
+                  target + (size_t)h * n_tokens);
         lo += n;
     }
     par_barrier(p);

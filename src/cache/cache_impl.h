@@ -1,7 +1,7 @@
 /* Inside of a cache, for the files of src/cache only.
  *
- * The page references of all lists lie in one block `refs`; a list is a window of it. When a list outgrows its window the block is
- * laid out anew with a few spare entries per list, so tables are one counted allocation and stay tight. */
+ * The page references of all lists lie in one block `refs`; a list is a window of it. When a list outgrows its window
+ * the block is laid out anew with a few spare entries per list, so tables are one counted allocation and stay tight. */
 #ifndef KVLAB_CACHE_CACHE_IMPL_H
 #define KVLAB_CACHE_CACHE_IMPL_H
 #include "cache/cache.h"
@@ -11,7 +11,7 @@ typedef struct page_list {
     uint32_t first, cap; /* window in refs */
     uint32_t n_pages;    /* >= pages that n_items fill: decode reserves ahead */
     uint32_t n_items;
-    uint32_t want;       /* pages that a growth under way asks for */
+    uint32_t want; /* pages that a growth under way asks for */
 } page_list;
 
 struct cache {

@@ -7,7 +7,8 @@ static uint32_t item_pos(const cache *c, const page_list *l, int tier, uint32_t 
     return p->pos_bytes ? page_pos(p, cache_page(c, l, item / p->cap), (int)(item % p->cap)) : item;
 }
 
-static int add_segments(const cache *c, const page_list *l, int tier, int n_items, bool grows, int n_slot_sinks, attn_segment *seg) {
+static int add_segments(const cache *c, const page_list *l, int tier, int n_items, bool grows, int n_slot_sinks,
+                        attn_segment *seg) {
     int n_sinks = 0, n = 0;
     attn_segment s = {.layout = &c->layout[tier], .pages = c->refs + l->first, .query = ATTN_PLAIN};
     while (n_sinks < (int)l->n_items && item_pos(c, l, tier, (uint32_t)n_sinks) < (uint32_t)n_slot_sinks) n_sinks++;
@@ -29,7 +30,8 @@ static int add_segments(const cache *c, const page_list *l, int tier, int n_item
 int cache_segments(const cache *c, int layer, int head, int n_rows_appending, int n_slot_sinks, attn_segment *seg) {
     const page_list *lists = cache_list(c, layer, head, 0);
     int n = 0;
-    for (int t = 1; t < c->n_tiers; t++) n += add_segments(c, &lists[t], t, (int)lists[t].n_items, false, n_slot_sinks, seg + n);
+    for (int t = 1; t < c->n_tiers; t++)
+        n += add_segments(c, &lists[t], t, (int)lists[t].n_items, false, n_slot_sinks, seg + n);
     bool grows = n_rows_appending > 0;
     return n + add_segments(c, &lists[0], 0, (int)lists[0].n_items + grows, grows, n_slot_sinks, seg + n);
 }

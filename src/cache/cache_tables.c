@@ -4,7 +4,9 @@
 #include "cache/cache_impl.h"
 
 /* Spare entries of a list that holds pages: a growing list makes the block move only now and then. */
-static uint32_t with_spare(uint32_t n_pages) { return n_pages ? n_pages + 3 + n_pages / 16 : 0; }
+static uint32_t with_spare(uint32_t n_pages) {
+    return n_pages ? n_pages + 3 + n_pages / 16 : 0;
+}
 
 static uint32_t new_window(const page_list *l) {
     uint32_t n = l->n_pages > l->want ? l->n_pages : l->want;

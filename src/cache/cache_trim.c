@@ -27,7 +27,9 @@ void cache_trim(cache **caches, int n) {
     pool_stats st = pool_get_stats(p);
     if (st.extents <= (st.pages_used + st.pages_per_extent - 1) / st.pages_per_extent + 1) return;
 
-    owners o = {.refs_per_page = st.page_bytes / 64, .refs_per_extent = POOL_EXTENT_BYTES / 64, .pages_per_extent = st.pages_per_extent};
+    owners o = {.refs_per_page = st.page_bytes / 64,
+                .refs_per_extent = POOL_EXTENT_BYTES / 64,
+                .pages_per_extent = st.pages_per_extent};
     page_ref top = 0;
     for (int k = 0; k < n; k++) {
         for (size_t i = 0; i < caches[k]->n_lists; i++) {

@@ -1,5 +1,6 @@
-/* Extents with the same number of used pages form a list, so the fullest with room and the emptiest are found at once. Which pages
- * of an extent are used is a bitmap in a second, demand-zero mapping: the extents themselves hold nothing but pages. */
+/* Extents with the same number of used pages form a list, so the fullest with room and the emptiest are found at once.
+ * Which pages of an extent are used is a bitmap in a second, demand-zero mapping: the extents themselves hold nothing
+ * but pages. */
 #define _GNU_SOURCE /* mmap flags, madvise */
 #include "cache/pool.h"
 #include <assert.h>
@@ -36,8 +37,8 @@ struct pool {
     extent *ext;                                /* [n_extents], in the second mapping with the bitmaps */
     uint64_t *used;                             /* [n_extents][words_per_extent] */
     size_t side_bytes;
-    size_t first_gap;                           /* no extent below it is uncommitted */
-    uint32_t *head;                             /* [pages_per_extent + 1] lists by n_used */
+    size_t first_gap; /* no extent below it is uncommitted */
+    uint32_t *head;   /* [pages_per_extent + 1] lists by n_used */
     pool_stats st;
 };
 
@@ -59,15 +60,17 @@ static err reserve_range(size_t want, uint8_t **base, size_t *bytes) {
         *bytes = n;
         return OK;
     }
-    return ERR(ERR_NOMEM, "page pool: the OS gives no address range of even %zu MiB (%s); a limit on virtual memory (ulimit -v) "
-               "must leave room for it", least >> 20, strerror(errno));
+    return ERR(ERR_NOMEM,
+               "page pool: the OS gives no address range of even %zu MiB (%s); a limit on virtual memory (ulimit -v) "
+               "must leave room for it",
+               least >> 20, strerror(errno));
 }
 
 err pool_create(size_t page_bytes, size_t max_bytes, pool **out) {
     *out = NULL;
     if (page_bytes == 0 || page_bytes % REF_UNIT || page_bytes > POOL_EXTENT_BYTES)
-        return ERR(ERR_UNSUPPORTED, "page pool: pages of %zu bytes; supported are multiples of %d up to %d", page_bytes, REF_UNIT,
-                   POOL_EXTENT_BYTES);
+        return ERR(ERR_UNSUPPORTED, "page pool: pages of %zu bytes; supported are multiples of %d up to %d", page_bytes,
+                   REF_UNIT, POOL_EXTENT_BYTES);
     if (max_bytes && max_bytes < POOL_EXTENT_BYTES)
         return ERR(ERR_UNSUPPORTED, "page pool: a bound of %zu bytes is less than one extent of %d bytes", max_bytes,
                    POOL_EXTENT_BYTES);
@@ -81,7 +84,8 @@ err pool_create(size_t page_bytes, size_t max_bytes, pool **out) {
     GOTO(fail, e, mem_alloc(MEM_OTHER, (p->st.pages_per_extent + 1) * sizeof *p->head, &p->head));
     memset(p->head, 0xff, (p->st.pages_per_extent + 1) * sizeof *p->head);
 
-    size_t want = max_bytes && max_bytes < RANGE_BYTES ? max_bytes / POOL_EXTENT_BYTES * POOL_EXTENT_BYTES : RANGE_BYTES;
+    size_t want =
+        max_bytes && max_bytes < RANGE_BYTES ? max_bytes / POOL_EXTENT_BYTES * POOL_EXTENT_BYTES : RANGE_BYTES;
     GOTO(fail, e, reserve_range(want, &p->base, &p->range_bytes));
     p->n_extents = p->max_extents = p->range_bytes / POOL_EXTENT_BYTES;
     p->side_bytes = p->n_extents * (sizeof(extent) + p->words_per_extent * sizeof(uint64_t));
@@ -113,8 +117,12 @@ void pool_destroy(pool *p) {
     mem_free(p);
 }
 
-uint8_t *pool_base(const pool *p) { return p->base; }
-pool_stats pool_get_stats(const pool *p) { return p->st; }
+uint8_t *pool_base(const pool *p) {
+    return p->base;
+}
+pool_stats pool_get_stats(const pool *p) {
+    return p->st;
+}
 
 void pool_reset_peaks(pool *p) {
     p->st.peak_pages_used = p->st.pages_used;

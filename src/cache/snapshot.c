@@ -10,7 +10,8 @@ static size_t kv_bytes(const snapshot *s) {
     return (size_t)s->shape.n_layers * n_values_layer(s) * (s->shape.f16 ? sizeof(f16) : sizeof(float));
 }
 static size_t q_tail_bytes(const snapshot *s) {
-    return (size_t)s->shape.n_layers * (size_t)s->n_tail * (size_t)s->shape.n_heads * (size_t)s->shape.head_dim * sizeof(float);
+    return (size_t)s->shape.n_layers * (size_t)s->n_tail * (size_t)s->shape.n_heads * (size_t)s->shape.head_dim *
+           sizeof(float);
 }
 static size_t lse_tail_bytes(const snapshot *s) {
     return (size_t)s->shape.n_layers * (size_t)s->shape.n_heads * (size_t)s->n_tail * sizeof(float);
@@ -18,9 +19,10 @@ static size_t lse_tail_bytes(const snapshot *s) {
 
 err snapshot_create(snapshot_shape shape, int n_tokens, const int32_t *ids, snapshot **out) {
     *out = NULL;
-    if (n_tokens < 1 || shape.n_layers < 1 || shape.n_heads < 1 || shape.n_kv < 1 || shape.head_dim < 1 || shape.n_vocab < 1)
-        return ERR(ERR_USAGE, "snapshot: %d tokens of %d layers, %d query heads, %d KV heads of %d, vocabulary %d", n_tokens,
-                   shape.n_layers, shape.n_heads, shape.n_kv, shape.head_dim, shape.n_vocab);
+    if (n_tokens < 1 || shape.n_layers < 1 || shape.n_heads < 1 || shape.n_kv < 1 || shape.head_dim < 1 ||
+        shape.n_vocab < 1)
+        return ERR(ERR_USAGE, "snapshot: %d tokens of %d layers, %d query heads, %d KV heads of %d, vocabulary %d",
+                   n_tokens, shape.n_layers, shape.n_heads, shape.n_kv, shape.head_dim, shape.n_vocab);
     snapshot *s;
     TRY(mem_alloc(MEM_SNAPSHOT, sizeof *s, &s));
     s->shape = shape;

@@ -1,7 +1,8 @@
 /* The portable reference codec. Every operation is one rounded f32 operation in the order of format.h.
  *
- * Quantised sides take any bit pattern: NaN counts as 0, values are clamped to the f16 range and -0 counts as +0, so scale and zero
- * are always finite. Codes are 0 when the step is 0 (constant vectors, and ranges too small for an f32 step). */
+ * Quantised sides take any bit pattern: NaN counts as 0, values are clamped to the f16 range and -0 counts as +0, so
+ * scale and zero are always finite. Codes are 0 when the step is 0 (constant vectors, and ranges too small for an f32
+ * step). */
 #include <assert.h>
 #include <string.h>
 #include "format/layout.h"
@@ -115,7 +116,9 @@ static f16 get_f16(const uint8_t *page, uint32_t off, size_t i) {
     memcpy(&h, page + off + i * sizeof h, sizeof h);
     return h;
 }
-static void set_f16(uint8_t *page, uint32_t off, size_t i, f16 h) { memcpy(page + off + i * sizeof h, &h, sizeof h); }
+static void set_f16(uint8_t *page, uint32_t off, size_t i, f16 h) {
+    memcpy(page + off + i * sizeof h, &h, sizeof h);
+}
 
 static void quantise_side(const page_layout *l, side s, uint8_t *page, int slot, const float *x, uint8_t *code) {
     int n = s.d / s.n_groups;
@@ -132,7 +135,8 @@ static void decode_side(const page_layout *l, side s, const uint8_t *page, int s
     for (int g = 0; g < s.n_groups; g++) {
         size_t i = (size_t)g * l->cap + slot;
         float zero = f16_to_f32(get_f16(page, s.off_zero, i));
-        float step = f16_to_f32(get_f16(page, s.off_scale, i)) * 255.0f / (float)((1 << s.bits) - 1); /* exact: 1, 17, 85 */
+        float step =
+            f16_to_f32(get_f16(page, s.off_scale, i)) * 255.0f / (float)((1 << s.bits) - 1); /* exact: 1, 17, 85 */
         for (int j = 0; j < n; j++) {
             float product = step * (float)code[g * n + j];
             x[g * n + j] = product + zero;
@@ -193,8 +197,8 @@ void page_set_score(const page_layout *l, void *page, int slot, float score) {
 
 /* ---- items ---- */
 
-void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
-              const uint32_t *pos) {
+void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
+              size_t ldv, const uint32_t *pos) {
     uint8_t code[KV_MAX_HEAD_DIM];
     assert(slot0 >= 0 && n >= 0 && slot0 + n <= l->cap);
     for (int i = 0; i < n; i++, k += ldk, v += ldv) {
@@ -247,7 +251,8 @@ static void copy_meta(const page_layout *from, side a, const uint8_t *src, int s
     }
 }
 
-static void copy_columns(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot) {
+static void copy_columns(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst,
+                         int dst_slot) {
     if (to->pos_bytes) set_pos(to, dst, dst_slot, page_pos(from, src, src_slot));
     page_set_score(to, dst, dst_slot, page_score(from, src, src_slot));
 }

@@ -2,11 +2,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool is_code_width(int bits) { return bits == 8 || bits == 4 || bits == 2; }
+static bool is_code_width(int bits) {
+    return bits == 8 || bits == 4 || bits == 2;
+}
 
 static err refuse_name(const char *name) {
     return ERR(ERR_UNSUPPORTED,
-               "cache format '%s' is unknown; supported are f32, f16 and kXvY or kXvYg32 with X and Y of 8, 4, 2", name);
+               "cache format '%s' is unknown; supported are f32, f16 and kXvY or kXvYg32 with X and Y of 8, 4, 2",
+               name);
 }
 
 err kv_format_parse(const char *name, kv_format *out) {
@@ -40,7 +43,9 @@ bool kv_format_can_move(kv_format from, kv_format to) {
     return kv_format_is_float(from) || from.group == to.group;
 }
 
-size_t kv_format_payload_bytes(kv_format f, int head_dim) { return (size_t)head_dim * (f.k_bits + f.v_bits) / 8; }
+size_t kv_format_payload_bytes(kv_format f, int head_dim) {
+    return (size_t)head_dim * (f.k_bits + f.v_bits) / 8;
+}
 
 size_t kv_format_meta_bytes(kv_format f, int head_dim) {
     if (kv_format_is_float(f)) return 0;

@@ -4,7 +4,9 @@
 
 enum { MIN_ITEMS = 8, CODE_BLOCK = 8 /* items of a quantised K block */, MAX_CAP = 65528 };
 
-static size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+static size_t round_up(size_t n, size_t unit) {
+    return (n + unit - 1) / unit * unit;
+}
 
 /* Sets the offsets for l->cap items with K and V at multiples of `align`; returns the bytes used. */
 static size_t place_sections(page_layout *l, size_t align) {
@@ -64,12 +66,14 @@ err page_layout_make(kv_format fmt, int head_dim, int pos_bytes, bool has_score,
     TRY(kv_format_check(fmt, head_dim));
     TRY(check_columns(pos_bytes));
     if (page_bytes == 0 || page_bytes % 64 || page_bytes > (2u << 20))
-        return ERR(ERR_UNSUPPORTED, "page layout: pages of %zu bytes; supported are multiples of 64 up to 2 MiB", page_bytes);
+        return ERR(ERR_UNSUPPORTED, "page layout: pages of %zu bytes; supported are multiples of 64 up to 2 MiB",
+                   page_bytes);
     if (!lay_out(fmt, head_dim, pos_bytes, has_score, page_bytes, out)) {
         char name[16];
         kv_format_name(fmt, name);
-        return ERR(ERR_UNSUPPORTED, "page layout: %d items of format %s with head_dim %d do not fit in a page of %zu bytes",
-                   MIN_ITEMS, name, head_dim, page_bytes);
+        return ERR(ERR_UNSUPPORTED,
+                   "page layout: %d items of format %s with head_dim %d do not fit in a page of %zu bytes", MIN_ITEMS,
+                   name, head_dim, page_bytes);
     }
     return OK;
 }
@@ -93,7 +97,8 @@ static double worst_slack(const page_layout *l, int n_tiers) {
     return worst;
 }
 
-/* Real contexts differ from the hint, so pages whose in-page slack is within a ceiling are preferred whatever the hint says. */
+/* Real contexts differ from the hint, so pages whose in-page slack is within a ceiling are preferred whatever the hint
+ * says. */
 err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos_bytes, bool has_score, int items_hint,
                        page_layout *out) {
     if (n_tiers < 1 || n_tiers > KV_MAX_TIERS)
@@ -118,7 +123,8 @@ err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos
         memcpy(out, l, (size_t)n_tiers * sizeof *l);
     }
     if (best == INFINITY)
-        return ERR(ERR_UNSUPPORTED, "page layout: no page size of %zu to %zu bytes holds %d items of every tier at head_dim %d", lo,
-                   hi, MIN_ITEMS, head_dim);
+        return ERR(ERR_UNSUPPORTED,
+                   "page layout: no page size of %zu to %zu bytes holds %d items of every tier at head_dim %d", lo, hi,
+                   MIN_ITEMS, head_dim);
     return OK;
 }

@@ -1,12 +1,13 @@
-/* Final order of tier t: its stayers in slots 0..s-1 (holes below s filled, in ascending order, by the stayers beyond s), then the
- * items from tiers above in column order. Moves run from the last tier up: when tier t's items leave, the tiers below are already
- * compact, so every target slot is free, and t's own holes are filled after its leavers have gone. */
+/* Final order of tier t: its stayers in slots 0..s-1 (holes below s filled, in ascending order, by the stayers beyond
+ * s), then the items from tiers above in column order. Moves run from the last tier up: when tier t's items leave, the
+ * tiers below are already compact, so every target slot is free, and t's own holes are filled after its leavers have
+ * gone. */
 #include <assert.h>
 #include "format/plan.h"
 
 typedef struct census {
-    int start[KV_MAX_TIERS];               /* first column of each tier */
-    int n[KV_MAX_TIERS][KV_MAX_TIERS];     /* items from tier, to tier; the diagonal counts stayers */
+    int start[KV_MAX_TIERS];           /* first column of each tier */
+    int n[KV_MAX_TIERS][KV_MAX_TIERS]; /* items from tier, to tier; the diagonal counts stayers */
 } census;
 
 static census count_items(const int *n, int n_tiers, const uint8_t *target) {

@@ -1,4 +1,5 @@
-/* Rows of numbers between f32 and f16, bit-equal to base/half.h but free of branches, so that compilers vectorise them. */
+/* Rows of numbers between f32 and f16, bit-equal to base/half.h but free of branches, so that compilers vectorise them.
+ */
 #ifndef KVLAB_FORMAT_ROWS_H
 #define KVLAB_FORMAT_ROWS_H
 #include <stddef.h>

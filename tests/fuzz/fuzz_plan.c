@@ -1,7 +1,8 @@
 /* Plans carried out on real pages under the sanitizers:  fuzz_plan [seconds] [seed]
  *
- * A case (lengths, targets, page sizes, formats) is mutated from the one before. Pages are exactly as long as they say and exactly as
- * many as the header of plan.h allows in between; afterwards every survivor must be in its tier once, with its own position and score. */
+ * A case (lengths, targets, page sizes, formats) is mutated from the one before. Pages are exactly as long as they say
+ * and exactly as many as the header of plan.h allows in between; afterwards every survivor must be in its tier once,
+ * with its own position and score. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +22,8 @@ typedef struct fuzz_case {
 static uint64_t seed, iteration;
 
 static void fail(const char *what) {
-    fprintf(stderr, "fuzz_plan: %s (seed %llu, iteration %llu)\n", what, (unsigned long long)seed, (unsigned long long)iteration);
+    fprintf(stderr, "fuzz_plan: %s (seed %llu, iteration %llu)\n", what, (unsigned long long)seed,
+            (unsigned long long)iteration);
     exit(1);
 }
 
@@ -37,7 +39,8 @@ static void new_layouts(fuzz_case *f, rng *r) {
     f->n_tiers = 1 + (int)rng_below(r, KV_MAX_TIERS);
     for (int t = 0; t < f->n_tiers; t++) {
         kv_format fmt;
-        if (kv_format_parse(ladder[at], &fmt) || page_layout_make(fmt, HEAD_DIM, 4, true, 4096 + 64 * rng_below(r, 40), &f->l[t]))
+        if (kv_format_parse(ladder[at], &fmt) ||
+            page_layout_make(fmt, HEAD_DIM, 4, true, 4096 + 64 * rng_below(r, 40), &f->l[t]))
             fail("a layout was refused");
         at += (int)rng_below(r, 2);
     }

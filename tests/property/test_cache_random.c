@@ -1,6 +1,6 @@
-/* Random lives of a cache against a naive model: lists of items that are full vectors, moved by the rules of the headers. An item's
- * value in the model lives in a private page of one format after the other, so the model shares the codec but neither plan, pages,
- * tables nor counters. */
+/* Random lives of a cache against a naive model: lists of items that are full vectors, moved by the rules of the
+ * headers. An item's value in the model lives in a private page of one format after the other, so the model shares the
+ * codec but neither plan, pages, tables nor counters. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,7 +24,10 @@ typedef struct model_item {
     uint8_t *page;           /* slot 0 holds the item in its tier's format */
 } model_item;
 
-typedef struct model_list { model_item *items[MAX_ITEMS]; int n; } model_list;
+typedef struct model_list {
+    model_item *items[MAX_ITEMS];
+    int n;
+} model_list;
 
 typedef struct model {
     int n_tiers, n_tokens, n_appended;
@@ -175,7 +178,12 @@ static void set_values(rng *r, float *k, float *v) {
     for (int i = 0; i < D; i++) k[i] = rng_normal(r), v[i] = rng_normal(r);
 }
 
-typedef struct filling { cache *c; int layer, n; const float *k, *v; const uint8_t *target; } filling;
+typedef struct filling {
+    cache *c;
+    int layer, n;
+    const float *k, *v;
+    const uint8_t *target;
+} filling;
 static void fill_body(const par *p, void *arg) {
     filling *f = arg;
     err e = cache_fill(f->c, p, f->layer, f->n, f->k, f->v, f->target);
@@ -191,7 +199,9 @@ static void do_fill(rng *r, model *m, cache *c) {
     for (int l = 0; l < LAYERS; l++) {
         for (int i = 0; i < KV * n; i++) {
             set_values(r, k + (size_t)i * D, v + (size_t)i * D);
-            target[i] = rng_below(r, 100) < drop ? KV_DROP : rng_below(r, 3) && i % n ? target[i - 1] : (uint8_t)rng_below(r, (uint32_t)m->n_tiers);
+            target[i] = rng_below(r, 100) < drop   ? KV_DROP
+                        : rng_below(r, 3) && i % n ? target[i - 1]
+                                                   : (uint8_t)rng_below(r, (uint32_t)m->n_tiers);
             if (target[i] == KV_DROP) continue;
             model_list *to = &m->list[l][i / n][target[i]];
             to->items[to->n++] = model_put(m, target[i], k + (size_t)i * D, v + (size_t)i * D, (uint32_t)(i % n));
@@ -253,7 +263,8 @@ static void do_truncate(rng *r, model *m, cache *c) {
 }
 
 static void do_apply(rng *r, model *m, cache *c) {
-    uint32_t drop = rng_below(r, 4) ? rng_below(r, 20) : rng_below(r, 101), sink = rng_below(r, 3) ? rng_below(r, 30) : 0;
+    uint32_t drop = rng_below(r, 4) ? rng_below(r, 20) : rng_below(r, 101),
+             sink = rng_below(r, 3) ? rng_below(r, 30) : 0;
     for (int l = 0; l < LAYERS; l++) {
         for (int h = 0; h < KV; h++) {
             if (rng_below(r, 4) == 0) continue;
@@ -292,7 +303,10 @@ static void do_score(rng *r, model *m, cache *c) {
 }
 
 static void random_lives_equal_the_model(void **state) {
-    static const struct { int n; const char *tiers[4]; } sets[] = {
+    static const struct {
+        int n;
+        const char *tiers[4];
+    } sets[] = {
         {1, {"f16"}},
         {2, {"f32", "k8v4"}},
         {3, {"f16", "k8v4", "k4v2"}},
@@ -308,7 +322,8 @@ static void random_lives_equal_the_model(void **state) {
         m.n_tiers = sets[set].n;
         kv_format f[KV_MAX_TIERS];
         for (int t = 0; t < m.n_tiers; t++) assert_int_equal(kv_format_parse(sets[set].tiers[t], &f[t]), OK);
-        assert_int_equal(page_layout_search(f, m.n_tiers, D, 2 * (int)rng_below(&r, 3), rng_below(&r, 2), 100, m.l), OK);
+        assert_int_equal(page_layout_search(f, m.n_tiers, D, 2 * (int)rng_below(&r, 3), rng_below(&r, 2), 100, m.l),
+                         OK);
         pool *p;
         cache *c, *crowd[8]; /* other caches that spread pages over extents */
         int n_crowd = 0;
@@ -317,10 +332,21 @@ static void random_lives_equal_the_model(void **state) {
         if (rng_below(&r, 4)) do_fill(&r, &m, c);
         for (int op = 0; op < 25; op++) {
             switch (rng_below(&r, 8)) {
-            case 0: case 1: case 2: do_append(&r, &m, c); break;
-            case 3: case 4: do_apply(&r, &m, c); break;
-            case 5: do_truncate(&r, &m, c); break;
-            case 6: do_score(&r, &m, c); break;
+            case 0:
+            case 1:
+            case 2:
+                do_append(&r, &m, c);
+                break;
+            case 3:
+            case 4:
+                do_apply(&r, &m, c);
+                break;
+            case 5:
+                do_truncate(&r, &m, c);
+                break;
+            case 6:
+                do_score(&r, &m, c);
+                break;
             default: { /* go on with a clone; the original stays in the crowd or goes */
                 cache *copy;
                 assert_int_equal(cache_clone(c, &copy), OK);

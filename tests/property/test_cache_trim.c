@@ -1,4 +1,5 @@
-/* Many caches in one pool, thinned at random: trim keeps every item and the promise about extents, and the OS agrees. */
+/* Many caches in one pool, thinned at random: trim keeps every item and the promise about extents, and the OS agrees.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -48,7 +49,8 @@ static void trim_loses_nothing_and_keeps_its_promise(void **state) {
     float *k = calloc((size_t)KV * TOKENS * D, sizeof *k), *v = calloc((size_t)KV * TOKENS * D, sizeof *v);
     uint8_t *target = calloc(KV, TOKENS);
     assert_true(k && v && target);
-    for (int i = 0; i < CACHES; i++) assert_int_equal(cache_create(p, &codec, (cache_shape){LAYERS, KV, D}, &l, 1, &c[i]), OK);
+    for (int i = 0; i < CACHES; i++)
+        assert_int_equal(cache_create(p, &codec, (cache_shape){LAYERS, KV, D}, &l, 1, &c[i]), OK);
     for (int layer = 0; layer < LAYERS; layer++) { /* layers of the caches lie mixed in the extents */
         for (int i = 0; i < CACHES; i++) {
             for (int j = 0; j < KV * TOKENS; j++) {

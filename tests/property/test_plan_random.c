@@ -13,7 +13,8 @@
 
 enum { MAX_TIER = 60, MAX_ITEMS = MAX_TIER * KV_MAX_TIERS, FREE = -1 };
 
-/* What the tier must hold at the end, by the rule of the header: stayers at their slots, holes filled from the tail, then incomers. */
+/* What the tier must hold at the end, by the rule of the header: stayers at their slots, holes filled from the tail,
+ * then incomers. */
 static int model_tier(const int *n, const uint8_t *target, int t, int *out) {
     int start = 0, n_stay = 0, len = 0;
     for (int u = 0; u < t; u++) start += n[u];

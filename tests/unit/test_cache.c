@@ -23,7 +23,8 @@ typedef struct fixture {
     cache_shape shape;
 } fixture;
 
-static fixture open_cache(const char *const *formats, int n_tiers, cache_shape shape, int pos_bytes, bool score, size_t max_bytes) {
+static fixture open_cache(const char *const *formats, int n_tiers, cache_shape shape, int pos_bytes, bool score,
+                          size_t max_bytes) {
     fixture f = {.n_tiers = n_tiers, .shape = shape};
     kv_format fmt[KV_MAX_TIERS];
     for (int t = 0; t < n_tiers; t++) assert_int_equal(kv_format_parse(formats[t], &fmt[t]), OK);
@@ -41,7 +42,9 @@ static void close_cache(fixture *f) {
 }
 
 /* Value of channel 0 of a token: says which one it is, and survives f16. */
-static float tag(int layer, int head, int token) { return (float)(layer * 512 + head * 256 + token % 256); }
+static float tag(int layer, int head, int token) {
+    return (float)(layer * 512 + head * 256 + token % 256);
+}
 
 typedef struct filling {
     cache *c;
@@ -66,7 +69,8 @@ static void fill(fixture *f, int n_tokens, uint8_t (*rule)(int head, int token),
     assert_true(k && v && target);
     for (int l = 0; l < f->shape.n_layers; l++) {
         rng r = rng_make(7, (uint64_t)l);
-        for (int i = 0; i < n_kv * n_tokens * d; i++) k[i] = f32_round_f16(rng_normal(&r)), v[i] = f32_round_f16(rng_normal(&r));
+        for (int i = 0; i < n_kv * n_tokens * d; i++)
+            k[i] = f32_round_f16(rng_normal(&r)), v[i] = f32_round_f16(rng_normal(&r));
         for (int h = 0; h < n_kv; h++) {
             for (int i = 0; i < n_tokens; i++) {
                 k[((size_t)h * n_tokens + i) * d] = tag(l, h, i);
@@ -82,9 +86,15 @@ static void fill(fixture *f, int n_tokens, uint8_t (*rule)(int head, int token),
     free(k), free(v), free(target);
 }
 
-static uint8_t hot(int head, int token) { return 0; }
-static uint8_t mixed(int head, int token) { return token % 5 == 4 ? KV_DROP : token % 11 > 6 + head ? 2 : token % 4 ? 1 : 0; }
-static uint8_t two_tiers(int head, int token) { return token % 3 ? 0 : 1; }
+static uint8_t hot(int head, int token) {
+    return 0;
+}
+static uint8_t mixed(int head, int token) {
+    return token % 5 == 4 ? KV_DROP : token % 11 > 6 + head ? 2 : token % 4 ? 1 : 0;
+}
+static uint8_t two_tiers(int head, int token) {
+    return token % 3 ? 0 : 1;
+}
 
 static void append(fixture *f, int n_rows) {
     int d = f->shape.head_dim, have = cache_n_tokens(f->c);
@@ -301,7 +311,8 @@ static void columns_come_tier_by_tier(void **state) {
     item_columns col = {0, pos, tier, score};
     cache_columns(f.c, 0, 1, &col);
     assert_int_equal(col.n, 90);
-    for (int i = 0, hot_pos = 1; i < 60; i++, hot_pos += hot_pos % 3 == 2 ? 2 : 1) assert_true(tier[i] == 0 && pos[i] == (uint32_t)hot_pos && score[i] == 0);
+    for (int i = 0, hot_pos = 1; i < 60; i++, hot_pos += hot_pos % 3 == 2 ? 2 : 1)
+        assert_true(tier[i] == 0 && pos[i] == (uint32_t)hot_pos && score[i] == 0);
     for (int i = 60; i < 90; i++) assert_true(tier[i] == 1 && pos[i] == 3u * ((uint32_t)i - 60) && score[i] == 0);
     close_cache(&f);
 
@@ -499,7 +510,8 @@ static void failing_allocations_come_back_and_leave_nothing(void **state) {
     static float k[2 * 100 * 64];
     uint8_t target[200];
     for (int i = 0; i < 200; i++) target[i] = (uint8_t)(i % 3 == 2);
-    size_t tables = mem_live_bytes(MEM_TABLES), scratch = mem_live_bytes(MEM_SCRATCH), other = mem_live_bytes(MEM_OTHER);
+    size_t tables = mem_live_bytes(MEM_TABLES), scratch = mem_live_bytes(MEM_SCRATCH),
+           other = mem_live_bytes(MEM_OTHER);
     int n_failed = 0;
     for (int n = 1; n < 100000; n++) {
         mem_fail_nth(n);

@@ -22,7 +22,8 @@ static page_layout layout(const char *name, int d, int pos_bytes, bool score, si
     return l;
 }
 
-static uint8_t *new_page(const page_layout *l) { /* exactly the page, so that the address sanitizer sees every step beyond it */
+static uint8_t *
+new_page(const page_layout *l) { /* exactly the page, so that the address sanitizer sees every step beyond it */
     uint8_t *p = malloc(l->page_bytes);
     assert_non_null(p);
     memset(p, 0xa5, l->page_bytes);
@@ -38,7 +39,12 @@ static f16 half_at(const uint8_t *page, uint32_t off, int i) {
 /* baselines.md 17a with one scale for all widths: x = (1, -3, 2, .5), repeated to fill a head. */
 static void golden_example_of_the_offset_quantiser(void **state) {
     static const float x[4] = {1, -3, 2, .5f};
-    static const struct { const char *name; int bits; uint8_t codes[4]; float decoded[4]; } rows[] = {
+    static const struct {
+        const char *name;
+        int bits;
+        uint8_t codes[4];
+        float decoded[4];
+    } rows[] = {
         {"k8v8", 8, {204, 0, 255, 178}, {0.99993896484375f, -3, 1.9999237060546875f, 0.490142822265625f}},
         {"k4v4", 4, {12, 0, 15, 10}, {0.99993896484375f, -3, 1.9999237060546875f, 0.333282470703125f}},
         {"k2v2", 2, {2, 0, 3, 2}, {0.333282470703125f, -3, 1.9999237060546875f, 0.333282470703125f}},
@@ -73,7 +79,8 @@ static void golden_example_of_the_offset_quantiser(void **state) {
         }
         for (int j = 0; j < nb; j++) {
             for (int f = 0; f < fields; f++)
-                assert_int_equal(page[l.off_v + SLOT * nb + j] >> (b * f) & ((1 << b) - 1), rows[r].codes[(j + f * nb) % 4]);
+                assert_int_equal(page[l.off_v + SLOT * nb + j] >> (b * f) & ((1 << b) - 1),
+                                 rows[r].codes[(j + f * nb) % 4]);
         }
         free(page);
     }
@@ -116,7 +123,8 @@ static void pages_fill_without_overlap_and_within_their_bytes(void **state) {
             for (int i = 0; i < l.cap; i++) pos[i] = rng_below(&r, 65536);
             for (int i = 0; i < l.cap;) { /* runs of any length */
                 int n = 1 + (int)rng_below(&r, (uint32_t)(l.cap - i));
-                page_put(&l, page, i, n, x + (size_t)i * 2 * d, 2 * (size_t)d, x + (size_t)i * 2 * d + d, 2 * (size_t)d, pos + i);
+                page_put(&l, page, i, n, x + (size_t)i * 2 * d, 2 * (size_t)d, x + (size_t)i * 2 * d + d, 2 * (size_t)d,
+                         pos + i);
                 i += n;
             }
             for (int i = 0; i < l.cap; i++) {
@@ -161,8 +169,12 @@ static void float_pages_round_once(void **state) {
 
 /* Relative mean squared error on Gaussian data, d = 128, one group; orientation from leankv.md 1.1: 4e-5, 1e-2, .25. */
 static void errors_stay_under_a_ceiling_per_width(void **state) {
-    static const struct { const char *name; double lo, hi; } rows[] = {
-        {"k8v8", 2e-5, 5e-5}, {"k4v4", 7e-3, 1.3e-2}, {"k2v2", .18, .32}, {"k8v8g32", 1e-5, 3e-5}, {"k4v4g32", 4e-3, 8e-3}, {"k2v2g32", .10, .19},
+    static const struct {
+        const char *name;
+        double lo, hi;
+    } rows[] = {
+        {"k8v8", 2e-5, 5e-5},    {"k4v4", 7e-3, 1.3e-2},  {"k2v2", .18, .32},
+        {"k8v8g32", 1e-5, 3e-5}, {"k4v4g32", 4e-3, 8e-3}, {"k2v2g32", .10, .19},
     };
     enum { D = 128, N = 2000 };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -180,7 +192,8 @@ static void errors_stay_under_a_ceiling_per_width(void **state) {
                 den += k[j] * (double)k[j] + v[j] * (double)v[j];
             }
         }
-        if (num / den > rows[i].hi || num / den < rows[i].lo) fail_msg("%s: relative error %g", rows[i].name, num / den);
+        if (num / den > rows[i].hi || num / den < rows[i].lo)
+            fail_msg("%s: relative error %g", rows[i].name, num / den);
         free(page);
     }
 }
@@ -196,8 +209,8 @@ static int n_codes_apart(const page_layout *l, const uint8_t *a, const uint8_t *
 
 /* 8->4, 8->2, 4->2 keep scale and zero; codes equal direct quantisation but for roundings that fall on a boundary. */
 static void downgrades_equal_direct_quantisation(void **state) {
-    static const char *const pairs[][2] = {{"k8v8", "k4v4"}, {"k8v8", "k2v2"}, {"k4v4", "k2v2"}, {"k8v4", "k4v2"},
-                                           {"k8v8g32", "k4v2g32"}, {"k8v4", "k8v4"}};
+    static const char *const pairs[][2] = {{"k8v8", "k4v4"}, {"k8v8", "k2v2"},       {"k4v4", "k2v2"},
+                                           {"k8v4", "k4v2"}, {"k8v8g32", "k4v2g32"}, {"k8v4", "k8v4"}};
     enum { D = 128, N = 10000 };
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
         page_layout from = layout(pairs[p][0], D, 2, true, 16384), to = layout(pairs[p][1], D, 2, true, 16384);
@@ -214,15 +227,20 @@ static void downgrades_equal_direct_quantisation(void **state) {
             page_put(&to, direct, 4, 1, k, D, v, D, &pos);
             apart += n_codes_apart(&to, moved, direct, 4);
             for (int g = 0; g < from.n_groups; g++) {
-                assert_int_equal(half_at(moved, to.off_k_scale, g * to.cap + 4), half_at(src, from.off_k_scale, g * from.cap + 9));
-                assert_int_equal(half_at(moved, to.off_k_zero, g * to.cap + 4), half_at(src, from.off_k_zero, g * from.cap + 9));
-                assert_int_equal(half_at(moved, to.off_v_scale, g * to.cap + 4), half_at(src, from.off_v_scale, g * from.cap + 9));
-                assert_int_equal(half_at(moved, to.off_v_zero, g * to.cap + 4), half_at(src, from.off_v_zero, g * from.cap + 9));
+                assert_int_equal(half_at(moved, to.off_k_scale, g * to.cap + 4),
+                                 half_at(src, from.off_k_scale, g * from.cap + 9));
+                assert_int_equal(half_at(moved, to.off_k_zero, g * to.cap + 4),
+                                 half_at(src, from.off_k_zero, g * from.cap + 9));
+                assert_int_equal(half_at(moved, to.off_v_scale, g * to.cap + 4),
+                                 half_at(src, from.off_v_scale, g * from.cap + 9));
+                assert_int_equal(half_at(moved, to.off_v_zero, g * to.cap + 4),
+                                 half_at(src, from.off_v_zero, g * from.cap + 9));
             }
             assert_int_equal(page_pos(&to, moved, 4), n);
             assert_true(page_score(&to, moved, 4) == 0.25f * (float)n);
         }
-        if (apart > 2L * D * N / 10000) fail_msg("%s to %s: %ld of %d codes differ", pairs[p][0], pairs[p][1], apart, 2 * D * N);
+        if (apart > 2L * D * N / 10000)
+            fail_msg("%s to %s: %ld of %d codes differ", pairs[p][0], pairs[p][1], apart, 2 * D * N);
         free(src), free(moved), free(direct);
     }
 }
@@ -252,13 +270,15 @@ static void odd_input_has_defined_results(void **state) {
         uint8_t *page = new_page(&l);
         float x[D], k[D], v[D];
         static const float constants[] = {0.0f, -0.0f, 1.5f, -7.25f, 65504.0f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
-        static const float wanted[] = {0.0f, 0.0f, 1.5f, -7.25f, 65504.0f, 65504.0f, -65504.0f, 65504.0f, -65504.0f, 0.0f};
+        static const float wanted[] = {0.0f,     0.0f,      1.5f,     -7.25f,    65504.0f,
+                                       65504.0f, -65504.0f, 65504.0f, -65504.0f, 0.0f};
         for (size_t c = 0; c < sizeof constants / sizeof *constants; c++) {
             for (int i = 0; i < D; i++) x[i] = constants[c];
             page_put(&l, page, 1, 1, x, D, x, D, NULL);
             page_get(&l, page, 1, k, v);
             assert_int_equal(half_at(page, l.off_k_scale, 1), 0);
-            for (int i = 0; i < D; i++) assert_true(f32_bits(k[i]) == f32_bits(wanted[c]) && f32_bits(v[i]) == f32_bits(wanted[c]));
+            for (int i = 0; i < D; i++)
+                assert_true(f32_bits(k[i]) == f32_bits(wanted[c]) && f32_bits(v[i]) == f32_bits(wanted[c]));
         }
         for (int i = 0; i < D; i++) x[i] = i % 4 == 0 ? NAN : i % 4 == 1 ? INFINITY : i % 4 == 2 ? -INFINITY : 1.0f;
         page_put(&l, page, 1, 1, x, D, x, D, NULL);

@@ -1,4 +1,5 @@
-/* Every ISA path's codec equals the reference bit for bit: whole pages are compared, so a byte too many shows as well. */
+/* Every ISA path's codec equals the reference bit for bit: whole pages are compared, so a byte too many shows as well.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,19 +19,26 @@ static const char *const formats[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static float odd_value(rng *r) {
-    static const float odd[] = {0.0f, -0.0f, 65504.0f, 65519.9f, 65520.0f, -65505.0f, 1e30f, -1e30f, 1e-30f, 6e-8f, -3e-8f, 1e-40f, -1e-45f};
+    static const float odd[] = {0.0f,   -0.0f,  65504.0f, 65519.9f, 65520.0f, -65505.0f, 1e30f,
+                                -1e30f, 1e-30f, 6e-8f,    -3e-8f,   1e-40f,   -1e-45f};
     switch (rng_below(r, 8)) {
-    case 0: return INFINITY;
-    case 1: return -INFINITY;
-    case 2: return f32_from_bits(0x7f800001u + rng_below(r, 1 << 22)); /* NaN, signalling and quiet */
-    case 3: return f32_from_bits((uint32_t)rng_u64(r));
-    default: return odd[rng_below(r, sizeof odd / sizeof *odd)];
+    case 0:
+        return INFINITY;
+    case 1:
+        return -INFINITY;
+    case 2:
+        return f32_from_bits(0x7f800001u + rng_below(r, 1 << 22)); /* NaN, signalling and quiet */
+    case 3:
+        return f32_from_bits((uint32_t)rng_u64(r));
+    default:
+        return odd[rng_below(r, sizeof odd / sizeof *odd)];
     }
 }
 
 static void make_row(rng *r, float *x, int d) {
     uint32_t kind = rng_below(r, 8);
-    float scale = ldexpf(1, (int)rng_below(r, kind == 5 ? 250 : 20) - (kind == 5 ? 149 : 10)), c = rng_normal(r) * scale;
+    float scale = ldexpf(1, (int)rng_below(r, kind == 5 ? 250 : 20) - (kind == 5 ? 149 : 10)),
+          c = rng_normal(r) * scale;
     for (int i = 0; i < d; i++) {
         x[i] = rng_normal(r) * scale;
         if (kind == 1) x[i] = c; /* constant */
@@ -46,7 +54,8 @@ static page_layout random_layout(rng *r, const char *name, int d) {
     kv_format f;
     page_layout l;
     assert_int_equal(kv_format_parse(name, &f), OK);
-    assert_int_equal(page_layout_make(f, d, 2 * (int)rng_below(r, 3), rng_below(r, 2), 16640 + 64 * rng_below(r, 200), &l), OK);
+    assert_int_equal(
+        page_layout_make(f, d, 2 * (int)rng_below(r, 3), rng_below(r, 2), 16640 + 64 * rng_below(r, 200), &l), OK);
     return l;
 }
 
@@ -62,8 +71,8 @@ static void expect_equal(const page_layout *l, const uint8_t *a, const uint8_t *
         if (a[i] == b[i]) continue;
         char name[16];
         kv_format_name(l->fmt, name);
-        fail_msg("%s %s of %s, head_dim %u: byte %zu (k %u, v %u, meta %u) is %02x, reference %02x", path, what, name, l->head_dim, i,
-                 l->off_k, l->off_v, l->off_k_scale, b[i], a[i]);
+        fail_msg("%s %s of %s, head_dim %u: byte %zu (k %u, v %u, meta %u) is %02x, reference %02x", path, what, name,
+                 l->head_dim, i, l->off_k, l->off_v, l->off_k_scale, b[i], a[i]);
     }
 }
 
@@ -88,10 +97,12 @@ static void check_put(const char *path, page_put_fn put, page_move_fn move, rng 
             int d = floats && round % 4 == 0 ? float_dims[rng_below(r, 4)] : dims[rng_below(r, 9)];
             if (grouped) d = (d + 31) / 32 * 32;
             page_layout l = random_layout(r, formats[f], d);
-            int n = 1 + (int)rng_below(r, 12), slot = (int)rng_below(r, (uint32_t)(l.cap - (n < l.cap ? n : l.cap) + 1));
+            int n = 1 + (int)rng_below(r, 12),
+                slot = (int)rng_below(r, (uint32_t)(l.cap - (n < l.cap ? n : l.cap) + 1));
             if (n > l.cap) n = l.cap;
             size_t ld = (size_t)d + rng_below(r, 3);
-            float *k = malloc(((size_t)(n - 1) * ld + d) * sizeof *k), *v = malloc(((size_t)(n - 1) * ld + d) * sizeof *v);
+            float *k = malloc(((size_t)(n - 1) * ld + d) * sizeof *k),
+                  *v = malloc(((size_t)(n - 1) * ld + d) * sizeof *v);
             uint32_t pos[12];
             assert_true(k && v);
             memset(k, 0, ((size_t)(n - 1) * ld + d) * sizeof *k);
@@ -140,7 +151,8 @@ static void check_move(const char *path, page_put_fn put, page_move_fn move, rng
 
 /* All 256 codes of each width narrow as the reference narrows them. */
 static void check_codes(const char *path, page_put_fn put, page_move_fn move, rng *r) {
-    static const char *const pairs[][2] = {{"k8v8", "k4v4"}, {"k8v8", "k2v2"}, {"k4v4", "k2v2"}, {"k8v8", "k8v2"}, {"k8v4", "k4v4"}};
+    static const char *const pairs[][2] = {
+        {"k8v8", "k4v4"}, {"k8v8", "k2v2"}, {"k4v4", "k2v2"}, {"k8v8", "k8v2"}, {"k8v4", "k4v4"}};
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
         kv_format ff, tf;
         page_layout from, to;
@@ -166,9 +178,15 @@ static void check_codes(const char *path, page_put_fn put, page_move_fn move, rn
     }
 }
 
-static void put_equals_the_reference(void **state) { for_each_path(check_put); }
-static void move_equals_the_reference(void **state) { for_each_path(check_move); }
-static void every_code_is_narrowed_like_the_reference(void **state) { for_each_path(check_codes); }
+static void put_equals_the_reference(void **state) {
+    for_each_path(check_put);
+}
+static void move_equals_the_reference(void **state) {
+    for_each_path(check_move);
+}
+static void every_code_is_narrowed_like_the_reference(void **state) {
+    for_each_path(check_codes);
+}
 
 int main(int argc, char **argv) {
     seed_begin(argc, argv);

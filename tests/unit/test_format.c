@@ -18,8 +18,8 @@ static kv_format parse(const char *name) {
 }
 
 static void names_survive_a_round_trip(void **state) {
-    static const char *const names[] = {"f32",  "f16",     "k8v8",    "k8v4",    "k8v2",    "k4v8",   "k4v4",
-                                        "k4v2", "k2v2",    "k2v8",    "k8v8g32", "k4v2g32", "k2v2g32"};
+    static const char *const names[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",    "k4v8",   "k4v4",
+                                        "k4v2", "k2v2", "k2v8", "k8v8g32", "k4v2g32", "k2v2g32"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char back[16];
         kv_format_name(parse(names[i]), back);
@@ -28,8 +28,9 @@ static void names_survive_a_round_trip(void **state) {
 }
 
 static void bad_names_are_refused_with_a_sentence(void **state) {
-    static const char *const names[] = {"",     "f8",   "f",     "k",    "k8",      "k8v",  "k3v4",     "k8v1",   "K8V4",
-                                        "v4k8", "k8k4", "k8v4g", "k8v4g64", "k8v4g320", "f16 ", " f16", "k16v16", "k8v4x"};
+    static const char *const names[] = {"",        "f8",       "f",    "k",    "k8",     "k8v",
+                                        "k3v4",    "k8v1",     "K8V4", "v4k8", "k8k4",   "k8v4g",
+                                        "k8v4g64", "k8v4g320", "f16 ", " f16", "k16v16", "k8v4x"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         kv_format f;
         assert_int_equal(kv_format_parse(names[i], &f), ERR_UNSUPPORTED);
@@ -39,10 +40,15 @@ static void bad_names_are_refused_with_a_sentence(void **state) {
 
 static void sizes_are_those_of_the_reference(void **state) {
     /* leankv.md 5.1 without score and position */
-    static const struct { const char *name; int d; size_t payload, meta; } rows[] = {
-        {"f32", 64, 512, 0},    {"f16", 64, 256, 0},     {"f16", 128, 512, 0},    {"k8v8", 64, 128, 8},   {"k8v4", 64, 96, 8},
-        {"k8v4", 128, 192, 8},  {"k4v4", 64, 64, 8},     {"k4v2", 64, 48, 8},     {"k4v2", 128, 96, 8},   {"k2v2", 256, 128, 8},
-        {"k8v4g32", 64, 96, 16}, {"k4v2g32", 128, 96, 32}, {"k4v2g32", 256, 192, 64},
+    static const struct {
+        const char *name;
+        int d;
+        size_t payload, meta;
+    } rows[] = {
+        {"f32", 64, 512, 0},       {"f16", 64, 256, 0},   {"f16", 128, 512, 0},    {"k8v8", 64, 128, 8},
+        {"k8v4", 64, 96, 8},       {"k8v4", 128, 192, 8}, {"k4v4", 64, 64, 8},     {"k4v2", 64, 48, 8},
+        {"k4v2", 128, 96, 8},      {"k2v2", 256, 128, 8}, {"k8v4g32", 64, 96, 16}, {"k4v2g32", 128, 96, 32},
+        {"k4v2g32", 256, 192, 64},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         kv_format f = parse(rows[i].name);
@@ -53,11 +59,14 @@ static void sizes_are_those_of_the_reference(void **state) {
 }
 
 static void items_move_only_downwards(void **state) {
-    static const struct { const char *from, *to; bool can; } rows[] = {
-        {"f32", "f16", true},     {"f16", "f32", false},     {"f16", "k8v4", true},      {"f16", "k4v2g32", true},
-        {"k8v4", "k4v4", true},   {"k8v4", "k4v2", true},    {"k8v4", "k8v8", false},    {"k4v4", "k8v2", false},
-        {"k8v4", "k8v4", true},   {"k8v4", "k4v2g32", false}, {"k8v4g32", "k4v2", false}, {"k8v4g32", "k4v2g32", true},
-        {"k8v8", "f16", false},   {"f32", "f32", true},
+    static const struct {
+        const char *from, *to;
+        bool can;
+    } rows[] = {
+        {"f32", "f16", true},   {"f16", "f32", false},      {"f16", "k8v4", true},      {"f16", "k4v2g32", true},
+        {"k8v4", "k4v4", true}, {"k8v4", "k4v2", true},     {"k8v4", "k8v8", false},    {"k4v4", "k8v2", false},
+        {"k8v4", "k8v4", true}, {"k8v4", "k4v2g32", false}, {"k8v4g32", "k4v2", false}, {"k8v4g32", "k4v2g32", true},
+        {"k8v8", "f16", false}, {"f32", "f32", true},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_int_equal(kv_format_can_move(parse(rows[i].from), parse(rows[i].to)), rows[i].can);
@@ -86,7 +95,8 @@ static void rows_of_halves_equal_the_scalar_conversion(void **state) {
     rng r = rng_make(seed_get(), 1);
     for (int round = 0; round < 40; round++) {
         for (int i = 0; i < N; i++) { /* any bits, and values about every half and the midpoints between halves */
-            uint32_t near = f32_bits(f16_to_f32((f16)rng_u64(&r))) + (uint32_t)(rng_below(&r, 3) << 12) + rng_below(&r, 3) - 1;
+            uint32_t near =
+                f32_bits(f16_to_f32((f16)rng_u64(&r))) + (uint32_t)(rng_below(&r, 3) << 12) + rng_below(&r, 3) - 1;
             f[i] = f32_from_bits(round % 2 ? near : (uint32_t)rng_u64(&r));
         }
         f16_row_from_f32(f, back, N);

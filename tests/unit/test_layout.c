@@ -8,7 +8,8 @@
 
 #include "format/layout.h"
 
-static const char *const formats[] = {"f32", "f16", "k8v8", "k8v4", "k8v2", "k4v8", "k4v4", "k4v2", "k2v2", "k8v4g32", "k4v2g32"};
+static const char *const formats[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",   "k4v8",
+                                      "k4v4", "k4v2", "k2v2", "k8v4g32", "k4v2g32"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static kv_format parse(const char *name) {
@@ -95,13 +96,26 @@ static void impossible_pages_are_refused(void **state) {
     assert_int_equal(page_layout_search(five, 0, 64, 0, false, 100, &l), ERR_UNSUPPORTED);
 }
 
-/* In-page slack stays under 2 % with one tier, 3 % with two, 4 % with three, at head_dim 64 and 128, whatever columns and hint. */
+/* In-page slack stays under 2 % with one tier, 3 % with two, 4 % with three, at head_dim 64 and 128, whatever columns
+ * and hint. */
 static void search_keeps_slack_low(void **state) {
     static const double ceiling[] = {0, 0.02, 0.03, 0.04};
-    static const struct { int n; const char *tiers[3]; } sets[] = {
-        {1, {"f32"}},          {1, {"f16"}},          {1, {"k8v8"}},         {1, {"k8v4"}},
-        {1, {"k4v4"}},         {1, {"k4v2"}},         {1, {"k2v2"}},         {2, {"f16", "k8v4"}},
-        {2, {"f16", "k4v2"}},  {2, {"k8v4", "k4v2"}}, {2, {"f16", "k4v4"}},  {3, {"f16", "k8v4", "k4v2"}},
+    static const struct {
+        int n;
+        const char *tiers[3];
+    } sets[] = {
+        {1, {"f32"}},
+        {1, {"f16"}},
+        {1, {"k8v8"}},
+        {1, {"k8v4"}},
+        {1, {"k4v4"}},
+        {1, {"k4v2"}},
+        {1, {"k2v2"}},
+        {2, {"f16", "k8v4"}},
+        {2, {"f16", "k4v2"}},
+        {2, {"k8v4", "k4v2"}},
+        {2, {"f16", "k4v4"}},
+        {3, {"f16", "k8v4", "k4v2"}},
         {3, {"k8v4", "k4v4", "k4v2"}},
     };
     static const int dims[] = {64, 128}, hints[] = {64, 512, 4096};
@@ -112,14 +126,16 @@ static void search_keeps_slack_low(void **state) {
             page_layout l[3];
             for (int t = 0; t < sets[s].n; t++) f[t] = parse(sets[s].tiers[t]);
             assert_int_equal(page_layout_search(f, sets[s].n, d, columns % 3 * 2, columns / 3, hint, l), OK);
-            assert_true(l[0].page_bytes >= 2048u * d / 64 && l[0].page_bytes <= 8192u * d / 64 && l[0].page_bytes % 64 == 0);
+            assert_true(l[0].page_bytes >= 2048u * d / 64 && l[0].page_bytes <= 8192u * d / 64 &&
+                        l[0].page_bytes % 64 == 0);
             for (int t = 0; t < sets[s].n; t++) {
                 check_layout(&l[t]);
                 assert_int_equal(l[t].page_bytes, l[0].page_bytes);
                 double used = (double)l[t].cap * (l[t].payload_bytes + l[t].meta_bytes + l[t].column_bytes);
                 if (1 - used / l[t].page_bytes > ceiling[sets[s].n])
-                    fail_msg("%s of %d tiers, head_dim %d, columns %d, hint %d: %u-byte pages waste %.1f %%", sets[s].tiers[t],
-                             sets[s].n, d, columns, hint, l[t].page_bytes, 100 * (1 - used / l[t].page_bytes));
+                    fail_msg("%s of %d tiers, head_dim %d, columns %d, hint %d: %u-byte pages waste %.1f %%",
+                             sets[s].tiers[t], sets[s].n, d, columns, hint, l[t].page_bytes,
+                             100 * (1 - used / l[t].page_bytes));
             }
         }
     }
@@ -141,8 +157,10 @@ static void short_contexts_get_smaller_pages(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sections_are_apart_and_inside_the_page), cmocka_unit_test(known_pages_hold_what_the_design_says),
-        cmocka_unit_test(impossible_pages_are_refused),           cmocka_unit_test(search_keeps_slack_low),
+        cmocka_unit_test(sections_are_apart_and_inside_the_page),
+        cmocka_unit_test(known_pages_hold_what_the_design_says),
+        cmocka_unit_test(impossible_pages_are_refused),
+        cmocka_unit_test(search_keeps_slack_low),
         cmocka_unit_test(short_contexts_get_smaller_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

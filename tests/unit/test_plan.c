@@ -9,7 +9,8 @@
 
 enum { X = KV_DROP, MAX = 32 };
 
-static void expect(const int *n, int n_tiers, const uint8_t *target, const int *n_after, const plan_move *moves, int n_moves) {
+static void expect(const int *n, int n_tiers, const uint8_t *target, const int *n_after, const plan_move *moves,
+                   int n_moves) {
     plan_move buf[MAX];
     plan p = {.moves = buf};
     plan_moves(n, n_tiers, target, &p);

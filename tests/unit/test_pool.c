@@ -31,7 +31,8 @@ static page_ref alloc(pool *p) {
 /* Rss of huge pages comes in 2 MiB; a neighbour that the kernel merged is not ours. */
 static void expect_rss(const pool *p, size_t least, size_t most) {
     size_t rss = pool_smaps_rss_bytes(p);
-    if (rss + 8192 < least || rss > most + 8192) fail_msg("smaps says %zu bytes, expected %zu to %zu", rss, least, most);
+    if (rss + 8192 < least || rss > most + 8192)
+        fail_msg("smaps says %zu bytes, expected %zu to %zu", rss, least, most);
 }
 
 static void sizes_that_cannot_be_are_refused(void **state) {
@@ -118,8 +119,15 @@ static void the_fullest_extent_is_filled_first(void **state) {
     pool_destroy(p);
 }
 
-typedef struct owner { page_ref ref; uint32_t mark; } owner;
-typedef struct owners { owner *o; size_t n; uint8_t *base; } owners;
+typedef struct owner {
+    page_ref ref;
+    uint32_t mark;
+} owner;
+typedef struct owners {
+    owner *o;
+    size_t n;
+    uint8_t *base;
+} owners;
 
 static void relocate(void *arg, page_ref from, page_ref to) {
     owners *a = arg;
@@ -162,7 +170,8 @@ static void random_use_conserves_pages_and_trims(void **state) {
             pool_stats st = pool_get_stats(p);
             assert_int_equal(st.pages_used, a.n);
             assert_int_equal(st.committed_bytes, st.extents * POOL_EXTENT_BYTES);
-            assert_true(st.pages_used <= st.extents * ppe && st.peak_pages_used >= st.pages_used && st.peak_extents >= st.extents);
+            assert_true(st.pages_used <= st.extents * ppe && st.peak_pages_used >= st.pages_used &&
+                        st.peak_extents >= st.extents);
             assert_true(pool_smaps_rss_bytes(p) <= st.committed_bytes + 8192);
             for (size_t i = 0; i < a.n; i++) { /* contents intact means: no page was handed out twice */
                 uint32_t *page = pool_page(a.base, a.o[i].ref);
@@ -201,7 +210,10 @@ static void failing_allocations_leave_nothing_behind(void **state) {
 /* Under a limit on address space the range becomes smaller, and below the least a sentence says why. */
 static void a_limit_on_address_space_is_lived_with(void **state) {
 #ifndef __SANITIZE_ADDRESS__ /* its shadow memory alone is beyond any limit */
-    static const struct { size_t extra; err want; } cases[] = {{(size_t)1 << 30, OK}, {8 << 20, ERR_NOMEM}};
+    static const struct {
+        size_t extra;
+        err want;
+    } cases[] = {{(size_t)1 << 30, OK}, {8 << 20, ERR_NOMEM}};
     for (int i = 0; i < 2; i++) {
         pid_t child = fork();
         assert_true(child >= 0);

@@ -15,9 +15,15 @@
 
 enum { LAYERS = 3, HEADS = 6, KV = 2, D = 48, VOCAB = 100, N = 77, PLANE = KV * N * D };
 
-static const snapshot_shape shape_f16 = {LAYERS, HEADS, KV, D, VOCAB, true}, shape_f32 = {LAYERS, HEADS, KV, D, VOCAB, false};
+static const snapshot_shape shape_f16 = {LAYERS, HEADS, KV, D, VOCAB, true},
+                            shape_f32 = {LAYERS, HEADS, KV, D, VOCAB, false};
 
-typedef struct copying { snapshot *s; int layer; float *k, *v; bool put; } copying;
+typedef struct copying {
+    snapshot *s;
+    int layer;
+    float *k, *v;
+    bool put;
+} copying;
 
 static void copy_body(const par *p, void *arg) {
     copying *c = arg;
@@ -41,7 +47,8 @@ static void layers_come_back_exactly(void **state) {
             k[i] = rng_normal(&r), v[i] = rng_normal(&r) * 1e-5f;
             if (half) k[i] = f32_round_f16(k[i]), v[i] = f32_round_f16(v[i]);
         }
-        for (int l = 0; l < LAYERS; l++) par_run(1 + l, copy_body, &(copying){s, l, k + l * PLANE, v + l * PLANE, true});
+        for (int l = 0; l < LAYERS; l++)
+            par_run(1 + l, copy_body, &(copying){s, l, k + l * PLANE, v + l * PLANE, true});
         for (int l = LAYERS - 1; l >= 0; l--) {
             par_run(3, copy_body, &(copying){s, l, ko, vo, false});
             assert_memory_equal(ko, k + l * PLANE, sizeof ko);
