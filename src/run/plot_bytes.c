@@ -1,4 +1,5 @@
 /* Data of kl_vs_bytes and score_vs_bytes: a metric of one task against the true bytes of the cache per token. */
+#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,14 +115,23 @@ static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, con
     return OK;
 }
 
+/* Points of one setting that varies ("0.5", "0.25") belong on a line; presets side by side do not. */
+static bool is_series(const plot_families *fam, const mark *m, int n, int family) {
+    for (int i = 0; i < n; i++) {
+        const char *label = fam->label[m[i].point];
+        if (m[i].family == family && !isdigit((unsigned char)label[strncmp(label, "bytes:", 6) == 0 ? 6 : 0])) return false;
+    }
+    return true;
+}
+
 static void write_families(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam) {
     for (int k = 0; k < fam->n; k++) {
         int count = 0;
         for (int i = 0; i < n; i++) count += m[i].family == k;
         if (!count) continue;
-        plot_next_block(f, "bytes per token, mean, interval low and high, mean and interval as drawn, family, label; first line: name and number of the family");
+        plot_next_block(f, "bytes per token, mean, interval low and high, mean and interval as drawn, family, label; first line: name and number of the family, whether a line joins its points");
         plot_quoted(f, fam->name[k]);
-        fprintf(f, " %d\n", k);
+        fprintf(f, " %d %d\n", k, is_series(fam, m, n, k));
         for (int i = 0; i < n; i++) {
             if (m[i].family != k) continue;
             double y = drawn_y(fr, m[i].mean);

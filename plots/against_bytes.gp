@@ -1,0 +1,34 @@
+# Frame of the figures whose x axis is bytes per token; loaded by kl_vs_bytes.gp and score_vs_bytes.gp.
+# The plot's area is 720 x 462 pixels: the program placed the labels for that size.
+# First line of each family's block. (Once axes have ranges, `stats` would mind them.)
+array name[families+1]
+array family[families+1]
+array joined[families+1]
+do for [i = 1:families] {
+    stats dat index 2+i every ::0::0 using (name[i] = strcol(1), family[i] = int($2), joined[i] = int($3), 0) nooutput
+}
+eval canvas(1000, 600)
+set lmargin at screen 0.085
+set rmargin at screen 0.805
+set bmargin at screen 0.095
+set tmargin at screen 0.865
+
+set xlabel "cache per token at the end of the prompt (KiB, live)" noenhanced
+set ylabel ylabel noenhanced offset 0.5,0
+set logscale x
+set xrange [xmin+0:xmax+0]
+set xtics () nomirror
+do for [e = -4:8] { do for [m in "1 2 5"] {
+    kib = m * 10.0**e
+    if (kib * 1024 >= xmin && kib * 1024 <= xmax) { set xtics add (sprintf("%g", kib) kib * 1024) }
+}}
+# The upper axis: the same as shares of an f16 cache that keeps everything.
+set border 7
+set logscale x2
+set x2range [xmin / full_bytes : xmax / full_bytes]
+set x2tics () nomirror font ",9" tc rgb 0x666666 offset 0,-0.4
+do for [percent in "100 50 25 12.5 6.25 3 1.5 0.75"] {
+    if (percent / 100.0 >= xmin / full_bytes) { set x2tics add (percent." %%" percent / 100.0) }
+}
+set label 103 "of f16" at graph 1.015, graph 1.035 left font ",9" tc rgb 0x666666
+set key at screen 0.825, screen 0.84 left top reverse Left samplen 1.6 spacing 1.25 noenhanced width 0
