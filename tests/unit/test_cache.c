@@ -275,6 +275,11 @@ static void only_rows_since_the_last_compression_can_be_taken_back(void **state)
     assert_int_equal(cache_apply(f.c, 0, 0, stay), OK);
     assert_int_equal(cache_truncate(f.c, 54), ERR_UNSUPPORTED);
     assert_int_equal(cache_truncate(f.c, 55), OK);
+    append(&f, 5);
+    uint8_t drop[60] = {KV_DROP}; /* a hole is filled from the tail: the last rows are elsewhere now */
+    memset(drop + cache_n_items(f.c, 0, 0, 0), 1, 17);
+    assert_int_equal(cache_apply(f.c, 0, 0, drop), OK);
+    assert_int_equal(cache_truncate(f.c, 59), ERR_UNSUPPORTED);
     close_cache(&f);
 }
 
