@@ -7,9 +7,9 @@ array joined[families+1]
 do for [i = 1:families] {
     stats dat index 2+i every ::0::0 using (name[i] = strcol(1), family[i] = int($2), joined[i] = int($3), 0) nooutput
 }
-eval canvas(1000, 600)
-set lmargin at screen 0.085
-set rmargin at screen 0.805
+eval canvas(1060, 600)
+set lmargin at screen 85.0/1060
+set rmargin at screen 805.0/1060
 set bmargin at screen 0.095
 set tmargin at screen 0.865
 
@@ -31,4 +31,4 @@ do for [percent in "100 50 25 12.5 6.25 3 1.5 0.75"] {
     if (percent / 100.0 >= xmin / full_bytes) { set x2tics add (percent." %%" percent / 100.0) }
 }
 set label 103 "of f16" at graph 1.015, graph 1.035 left font ",9" tc rgb 0x666666
-set key at screen 0.825, screen 0.84 left top reverse Left samplen 1.6 spacing 1.25 noenhanced width 0
+set key font ",10" at screen 820.0/1060, screen 0.84 left top reverse Left samplen 1.6 spacing 1.25 noenhanced width 0

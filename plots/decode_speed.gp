@@ -7,7 +7,7 @@ folder = system("dirname '".ARG0."'")
 load folder."/style.gp"
 
 # Each panel is 462 pixels high: the program moved the names apart for that height.
-eval canvas(1240, 600)
+eval canvas(1300, 600)
 array name[lines+1]
 array family[lines+1]
 do for [i = 1:lines] {
@@ -27,9 +27,9 @@ unset key
 
 set multiplot
 do for [panel = 1:2] {
-    set lmargin at screen (panel == 1 ? 0.058 : 0.550)
-    set rmargin at screen (panel == 1 ? 0.355 : 0.847)
-    set ylabel (panel == 1 ? "decode speed (tokens/s)" : "read from the cache (GB/s)") offset 1,0
+    set lmargin at screen (panel == 1 ? 0.062 : 0.562)
+    set rmargin at screen (panel == 1 ? 0.352 : 0.852)
+    set ylabel (panel == 1 ? "decode speed (tokens/s)" : "read from the cache (GB/s)") offset 0.3,0
     top = panel == 1 ? ymax1 + 0 : ymax2 + 0
     set yrange [0:top]
     if (panel == 2) { unset label 101; unset label 102 }

@@ -12,7 +12,7 @@ columns = panels < per_row ? panels + 0 : per_row
 rows = int(ceil(panels / (1.0 * per_row)))
 cell_h = layers * (layers > 40 ? 6.0 : layers > 16 ? 9.0 : 16.0)
 cell_w = heads > 12 ? 300.0 : heads > 6 ? 150.0 : 112.0
-gap_x = 34.0
+gap_x = 44.0
 gap_y = 66.0
 w = 70 + columns * (cell_w + gap_x) + 80
 w = w < 760 ? 760 : w
@@ -20,8 +20,9 @@ h = 74 + rows * (cell_h + gap_y) + 20
 eval canvas(w, h)
 array mean[panels+1]
 array name[panels+1]
+array rest[panels+1]
 do for [k = 1:panels] {
-    stats dat index 1 every ::k-1::k-1 using (mean[k] = $1, name[k] = strcol(2), 0) nooutput
+    stats dat index 1 every ::k-1::k-1 using (mean[k] = $1, name[k] = strcol(2), rest[k] = strcol(3), 0) nooutput
 }
 # Viridis: even steps of lightness, also in grey print.
 set palette defined (0 '#440154', 1 '#482878', 2 '#3e4989', 3 '#31688e', 4 '#26828e', 5 '#1f9e89', 6 '#35b779', 7 '#6ece58', 8 '#b5de2b', 9 '#fde725')
@@ -49,11 +50,11 @@ do for [k = 1:panels] {
     set tmargin at screen 1 - y / h
     set bmargin at screen 1 - (y + cell_h) / h
     set label 1 name[k] at graph 0.5, screen 1 - (y - 22) / h center font ",9" noenhanced
-    set label 2 sprintf("%.1f %%", 100 * mean[k]) at graph 0.5, screen 1 - (y - 8) / h center font ",8" tc rgb 0x666666 noenhanced
+    set label 2 sprintf("%s%s%.1f %%", rest[k], strlen(rest[k]) ? ": " : "", 100 * mean[k]) at graph 0.5, screen 1 - (y - 8) / h center font ",8" tc rgb 0x666666 noenhanced
     set xlabel (row == rows - 1 ? "KV head" : "") font ",9" offset 0,0.8
     set ylabel (col == 0 ? "layer" : "") font ",9" offset 2.2,0
     if (k > 1) { unset colorbox; unset label 101; unset label 102 }
-    plot dat index 1+k matrix with image
+    plot dat index 1+k using 2:1:3 with image
 }
 unset multiplot
 unset output

@@ -9,8 +9,8 @@ load folder."/against_bytes.gp"
 
 set logscale y
 set yrange [ymin+0:ymax+0]
-set format y "10^{%T}"
-set ytics
+set ytics ()
+do for [e = -16:3] { if (10.0**e > ymin && 10.0**e < ymax && 10.0**e > 1.7 * zero) { set ytics add (sprintf("10^{%d}", e) 10.0**e) } }
 set grid ytics
 # A KL of 0 has no place on a logarithmic axis: such points lie on a line of their own at the bottom.
 if (zero > 0) {

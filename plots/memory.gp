@@ -2,33 +2,35 @@
 #   gnuplot -e "dat='export/memory.dat'; out='memory.png'" plots/memory.gp
 if (!exists("dat")) dat = ARG1
 if (!exists("out")) out = ARG2
-settings = "title subtitle rows full most"
+settings = "title subtitle rows full most widest"
 folder = system("dirname '".ARG0."'")
 load folder."/style.gp"
 
 bar = 24.0
 h = 74 + 40 + rows * bar + 64
-eval canvas(1000, h)
-set lmargin at screen 0.225
-set rmargin at screen 0.925
+left = 36 + widest
+w = left + 760.0
+set lmargin at screen left / w
+set rmargin at screen 1 - 36 / w
 set tmargin at screen 1 - 108.0 / h
 set bmargin at screen 56.0 / h
+eval canvas(w, h)
 set border 1
-set xrange [0:most/1024*1.06]
+set xrange [0:most/1024*1.12]
 set yrange [rows-0.4:-0.6]
 set xtics nomirror
 set ytics scale 0 noenhanced
-set grid noytics xtics front
+set grid noytics xtics
 set xlabel "bytes per prompt token (KiB)"
-set key at screen 0.225, screen 1 - 82.0 / h left center horizontal samplen 1.2 maxrows 1 width 1
+set key font ",10" at screen left / w, screen 1 - 76.0 / h left top horizontal Left reverse samplen 1 maxrows 1 width -1
 set style fill solid 0.95 noborder
 set arrow from full/1024, graph 0 to full/1024, graph 1 nohead lw 1.3 dt 2 lc rgb dark front
-set label "f16, everything kept" at full/1024, graph 1 offset 0,0.6 right font ",9" tc rgb dark
+set label "f16, everything kept" at full/1024, graph 1 offset 0,0.6 center font ",9" tc rgb dark
 half = 0.36
 plot dat index 1 using ($2/2048):1:(0):($2/1024):($1-half):($1+half):ytic(8) with boxxyerror lc rgb 0x0072B2 title "payload", \
      '' index 1 using ($2/1024):1:($2/1024):(($2+$3)/1024):($1-half):($1+half) with boxxyerror lc rgb 0xE69F00 title "metadata", \
      '' index 1 using ($2/1024):1:(($2+$3)/1024):(($2+$3+$4)/1024):($1-half):($1+half) with boxxyerror lc rgb 0x009E73 title "columns", \
      '' index 1 using ($2/1024):1:(($2+$3+$4)/1024):(($2+$3+$4+$5)/1024):($1-half):($1+half) with boxxyerror lc rgb 0xD55E00 title "tables", \
      '' index 1 using ($2/1024):1:(($2+$3+$4+$5)/1024):(($2+$3+$4+$5+$6)/1024):($1-half):($1+half) with boxxyerror lc rgb 0xD0D0D0 title "slack (not live)", \
-     '' index 1 using (most/1024*1.08):1:(sprintf("%.1f %%", 100*$7)) with labels left font ",9" tc rgb 0x555555 noenhanced notitle
+     '' index 1 using (($2+$3+$4+$5+$6)/1024):1:(sprintf("%.1f %%", 100*$7)) with labels left offset 0.6,0 font ",9" tc rgb 0x555555 noenhanced notitle
 unset output

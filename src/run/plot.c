@@ -40,16 +40,18 @@ static char *single_quoted(const char *text) {
     return out;
 }
 
-/* What gnuplot said, as one line. */
-static char *first_complaint(const char *log) {
-    char *text;
+/* What gnuplot said, as one line: its last message that is not a warning. */
+static char *last_complaint(const char *log) {
+    char *text, *out = NULL;
     size_t n;
     if (io_read_file(log, 1 << 20, &text, &n) != OK) return mem_strdup("it did not say why");
-    char *line = strstr(text, "line ");
-    if (!line) line = text;
-    char *out = mem_sprintf("%.*s", (int)strcspn(line, "\n"), line);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        if (!strstr(line, "line ") || strstr(line, "warning:")) continue;
+        mem_free(out);
+        out = mem_strdup(line);
+    }
     mem_free(text);
-    return out;
+    return out ? out : mem_strdup("it did not say why");
 }
 
 static MUST err run_gnuplot(const char *script, const char *settings, const char *log) {
@@ -69,7 +71,7 @@ static MUST err run_gnuplot(const char *script, const char *settings, const char
         if (errno != EINTR) return ERR(ERR_IO, "gnuplot cannot be waited for: %s", strerror(errno));
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return OK;
     if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return ERR(ERR_ENV, "gnuplot is not installed: apt-get install gnuplot-nox");
-    char *why = first_complaint(log);
+    char *why = last_complaint(log);
     err e = ERR(ERR_FAILED, "gnuplot failed on %s: %s", script, why);
     mem_free(why);
     return e;

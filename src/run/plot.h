@@ -32,6 +32,8 @@ typedef struct plot_families {
     int n;
     char **name;    /* [n] */
     int *of_point;  /* [n_points] */
+    char **brief;   /* [n_points + 1] "snapkv 0.25"; ends with NULL */
+    char **varies;  /* [n] what tells the members apart: "budget", "" if it is not one setting */
     char **label;   /* [n_points + 1] what tells a point from the others of its family; ends with NULL */
 } plot_families;
 MUST err plot_families_make(const summary *s, plot_families *out);
@@ -44,8 +46,9 @@ typedef struct plot_label {
     double lx, ly;           /* out: middle of the text */
     bool leader;             /* out: far enough to need a line to its mark */
 } plot_label;
+typedef struct plot_segment { double x0, y0, x1, y1; } plot_segment; /* a line that labels should not cover */
 /* Labels avoid each other, marks, intervals and the edges; the same input gives the same places. */
-void plot_labels_place(plot_label *l, int n, double width, double height);
+void plot_labels_place(plot_label *l, int n, const plot_segment *lines, int n_lines, double width, double height);
 /* One dimension: heights y[n] are moved apart to at least `gap`, in their order, within lo..hi if there is room. */
 void plot_spread(double *y, int n, double gap, double lo, double hi);
 

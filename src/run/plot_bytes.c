@@ -1,5 +1,4 @@
 /* Data of kl_vs_bytes and score_vs_bytes: a metric of one task against the true bytes of the cache per token. */
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@ static const double area_width = 720, area_height = 462, label_char = 7.0, label
 typedef struct mark {
     int point, family;
     double bytes, mean, lo, hi;
+    double drawn; /* bytes where the mark is drawn */
 } mark;
 
 typedef struct frame {
@@ -27,7 +27,7 @@ static int collect(const figure *fig, const summary *s, const plot_families *fam
         const summary_cell *c = summary_at(s, p, fig->task, fig->metric);
         const summary_bytes *b = summary_bytes_at(s, p, fig->task);
         if (s->r->points[p].group != fig->group || !c->present || !b->n || !(b->live_per_token > 0) || !isfinite(c->mean.mean)) continue;
-        m[n++] = (mark){p, fam->of_point[p], b->live_per_token, c->mean.mean, c->mean.lo, c->mean.hi};
+        m[n++] = (mark){p, fam->of_point[p], b->live_per_token, c->mean.mean, c->mean.lo, c->mean.hi, b->live_per_token};
     }
     return n;
 }
@@ -73,41 +73,74 @@ static int by_bytes(const void *a, const void *b) {
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes ? 1 : x->point - y->point;
 }
 
-/* Nobody has both fewer bytes and a better mean; drawn as a staircase from the left. */
-static void write_front(FILE *f, const frame *fr, const mark *m, int n, bool higher) {
-    bool first = true;
-    double best = 0;
-    for (int i = 0; i < n; i++) { /* m is sorted by bytes */
-        if (!first && !(higher ? m[i].mean > best : m[i].mean < best)) continue;
-        if (!first) fprintf(f, "%.9g %.9g\n", m[i].bytes, drawn_y(fr, best));
+/* Staircase of the points that nobody beats in both bytes and mean, from the left; m is sorted by bytes. xy[2 n + 1][2]; returns the vertices. */
+static int make_front(const frame *fr, const mark *m, int n, bool higher, double (*xy)[2]) {
+    int k = 0;
+    double best = higher ? -INFINITY : INFINITY;
+    for (int i = 0; i < n; i++) {
+        bool beaten = higher ? m[i].mean <= best : m[i].mean >= best;
+        for (int j = i + 1; j < n && m[j].bytes == m[i].bytes; j++) beaten |= higher ? m[j].mean > m[i].mean : m[j].mean < m[i].mean;
+        if (beaten) continue;
+        if (k) memcpy(xy[k++], (double[]){m[i].bytes, drawn_y(fr, best)}, sizeof *xy);
         best = m[i].mean;
-        fprintf(f, "%.9g %.9g\n", m[i].bytes, drawn_y(fr, best));
-        first = false;
+        memcpy(xy[k++], (double[]){m[i].bytes, drawn_y(fr, best)}, sizeof *xy);
     }
-    if (!first) fprintf(f, "%.9g %.9g\n", fr->x1, drawn_y(fr, best));
+    if (k) memcpy(xy[k++], (double[]){fr->x1, drawn_y(fr, best)}, sizeof *xy);
+    return k;
 }
 
-static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam) {
+static plot_segment segment(const frame *fr, double x0, double y0, double x1, double y1) {
+    return (plot_segment){to_px(x0, fr->x0, fr->x1, area_width, true), to_px(y0, fr->y0, fr->y1, area_height, fr->log_y),
+                          to_px(x1, fr->x0, fr->x1, area_width, true), to_px(y1, fr->y0, fr->y1, area_height, fr->log_y)};
+}
+
+/* The front and the lines that join families: what labels should keep off. */
+static int make_lines(const frame *fr, const mark *m, int n, const plot_families *fam, double (*front)[2], int n_front, plot_segment *out) {
+    int k = 0;
+    for (int i = 0; i + 1 < n_front; i++) out[k++] = segment(fr, front[i][0], front[i][1], front[i + 1][0], front[i + 1][1]);
+    for (int i = 0; i < n; i++)
+        for (int j = i + 1; j < n && *fam->varies[m[i].family]; j++)
+            if (m[j].family == m[i].family) {
+                out[k++] = segment(fr, m[i].drawn, drawn_y(fr, m[i].mean), m[j].drawn, drawn_y(fr, m[j].mean));
+                break;
+            }
+    return k;
+}
+
+/* Scores of policies with equal bytes have long intervals on top of each other; a few pixels keep them apart. */
+static MUST err set_side_by_side(const frame *fr, mark *m, int n) {
+    double *x;
+    for (int i = 0; i < n; i++) m[i].drawn = m[i].bytes;
+    if (fr->log_y) return OK;
+    TRY(mem_alloc(MEM_OTHER, sizeof *x * (size_t)n, &x));
+    for (int i = 0; i < n; i++) x[i] = to_px(m[i].bytes, fr->x0, fr->x1, area_width, true);
+    plot_spread(x, n, 6, 0, area_width);
+    for (int i = 0; i < n; i++) m[i].drawn = from_px(x[i], fr->x0, fr->x1, area_width, true);
+    mem_free(x);
+    return OK;
+}
+
+static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam, const plot_segment *lines, int n_lines) {
     plot_label *l;
     TRY(mem_alloc(MEM_OTHER, sizeof *l * (size_t)n, &l));
     for (int i = 0; i < n; i++) {
         double y = drawn_y(fr, m[i].mean);
-        l[i].x = to_px(m[i].bytes, fr->x0, fr->x1, area_width, true);
+        l[i].x = to_px(m[i].drawn, fr->x0, fr->x1, area_width, true);
         l[i].y = to_px(y, fr->y0, fr->y1, area_height, fr->log_y);
         l[i].y_lo = m[i].mean <= 0 && fr->log_y ? l[i].y : to_px(fmax(m[i].lo, fr->y0), fr->y0, fr->y1, area_height, fr->log_y);
         l[i].y_hi = fmax(l[i].y, to_px(fmax(m[i].hi, fr->y0), fr->y0, fr->y1, area_height, fr->log_y));
         l[i].w = plot_text_width(fam->label[m[i].point], label_char);
         l[i].h = label_height;
     }
-    plot_labels_place(l, n, area_width, area_height);
+    plot_labels_place(l, n, lines, n_lines, area_width, area_height);
     for (int i = 0; i < n; i++) {
         double y = drawn_y(fr, m[i].mean);
         double lx = from_px(l[i].lx, fr->x0, fr->x1, area_width, true), ly = from_px(l[i].ly, fr->y0, fr->y1, area_height, fr->log_y);
         /* The line ends at the edge of the text that is nearest to the mark. */
         double ex = fmax(l[i].lx - l[i].w / 2, fmin(l[i].x, l[i].lx + l[i].w / 2)), ey = fmax(l[i].ly - l[i].h / 2, fmin(l[i].y, l[i].ly + l[i].h / 2));
-        double leader_x = l[i].leader ? from_px(ex, fr->x0, fr->x1, area_width, true) : m[i].bytes;
+        double leader_x = l[i].leader ? from_px(ex, fr->x0, fr->x1, area_width, true) : m[i].drawn;
         double leader_y = l[i].leader ? from_px(ey, fr->y0, fr->y1, area_height, fr->log_y) : y;
-        fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %d ", lx, ly, m[i].bytes, y, leader_x, leader_y, m[i].family);
+        fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %d ", lx, ly, m[i].drawn, y, leader_x, leader_y, m[i].family);
         plot_quoted(f, fam->label[m[i].point]);
         fputc('\n', f);
     }
@@ -115,28 +148,22 @@ static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, con
     return OK;
 }
 
-/* Points of one setting that varies ("0.5", "0.25") belong on a line; presets side by side do not. */
-static bool is_series(const plot_families *fam, const mark *m, int n, int family) {
-    for (int i = 0; i < n; i++) {
-        const char *label = fam->label[m[i].point];
-        if (m[i].family == family && !isdigit((unsigned char)label[strncmp(label, "bytes:", 6) == 0 ? 6 : 0])) return false;
-    }
-    return true;
-}
-
 static void write_families(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam) {
     for (int k = 0; k < fam->n; k++) {
         int count = 0;
         for (int i = 0; i < n; i++) count += m[i].family == k;
         if (!count) continue;
-        plot_next_block(f, "bytes per token, mean, interval low and high, mean and interval as drawn, family, label; first line: name and number of the family, whether a line joins its points");
-        plot_quoted(f, fam->name[k]);
-        fprintf(f, " %d %d\n", k, is_series(fam, m, n, k));
+        plot_next_block(f, "bytes per token, mean, interval low and high, bytes, mean and interval as drawn, family, label; first line: name and number of the family, whether a line joins its points");
+        bool joined = *fam->varies[k] != 0;
+        char *name = joined ? mem_sprintf("%s (%s)", fam->name[k], fam->varies[k]) : mem_strdup(fam->name[k]);
+        plot_quoted(f, name);
+        fprintf(f, " %d %d\n", k, joined);
+        mem_free(name);
         for (int i = 0; i < n; i++) {
             if (m[i].family != k) continue;
             double y = drawn_y(fr, m[i].mean);
             double lo = m[i].lo > fr->y0 ? m[i].lo : fr->log_y ? fr->y0 : m[i].lo, hi = m[i].hi > fr->y0 ? m[i].hi : y;
-            fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %.9g %d ", m[i].bytes, m[i].mean, m[i].lo, m[i].hi, y, m[i].mean <= 0 && fr->log_y ? y : lo, hi, k);
+            fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d ", m[i].bytes, m[i].mean, m[i].lo, m[i].hi, m[i].drawn, y, m[i].mean <= 0 && fr->log_y ? y : lo, hi, k);
             plot_quoted(f, fam->label[m[i].point]);
             fputc('\n', f);
         }
@@ -157,9 +184,13 @@ err plot_write_bytes(const figure *fig, const summary *s, FILE *f) {
     bool log_y = strcmp(metric->name, "kl") == 0;
     plot_families fam;
     mark *m = NULL;
+    double (*front)[2] = NULL;
+    plot_segment *lines = NULL;
+    err e;
     TRY(plot_families_make(s, &fam));
-    err e = mem_alloc(MEM_OTHER, sizeof *m * (size_t)r->n_points, &m);
-    if (e != OK) goto done;
+    GOTO(done, e, mem_alloc(MEM_OTHER, sizeof *m * (size_t)r->n_points, &m));
+    GOTO(done, e, mem_alloc(MEM_OTHER, sizeof *front * (2 * (size_t)r->n_points + 1), &front));
+    GOTO(done, e, mem_alloc(MEM_OTHER, sizeof *lines * (3 * (size_t)r->n_points + 1), &lines));
     int n = collect(fig, s, &fam, m), n_families = 0;
     if (n > 1) qsort(m, (size_t)n, sizeof *m, by_bytes);
     for (int k = 0; k < fam.n; k++) {
@@ -182,12 +213,17 @@ err plot_write_bytes(const figure *fig, const summary *s, FILE *f) {
     plot_set(f, "full_bytes", "%.9g", full_bytes);
     plot_set(f, "families", "%d", n_families);
     plot_next_block(f, "Pareto front: bytes per token, metric as drawn");
-    write_front(f, &fr, m, n, metric->direction == METRIC_HIGHER);
+    int n_front = make_front(&fr, m, n, metric->direction == METRIC_HIGHER, front);
+    for (int i = 0; i < n_front; i++) fprintf(f, "%.9g %.9g\n", front[i][0], front[i][1]);
     plot_next_block(f, "labels: x y of the text, x y of the mark, x y where a line from the mark ends, family, text");
-    e = write_labels(f, &fr, m, n, &fam);
+    GOTO(done, e, set_side_by_side(&fr, m, n));
+    int n_lines = make_lines(&fr, m, n, &fam, front, n_front, lines);
+    e = write_labels(f, &fr, m, n, &fam, lines, n_lines);
     if (e == OK) write_families(f, &fr, m, n, &fam);
 done:
     mem_free(m);
+    mem_free(front);
+    mem_free(lines);
     plot_families_free(&fam);
     return e;
 }

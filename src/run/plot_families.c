@@ -37,6 +37,37 @@ static char *short_label(const char *label, const char *family) {
     return mem_strdup(equals ? equals + 1 : rest);
 }
 
+/* "snapkv budget=0.25 window=32" -> "snapkv 0.25 32". */
+static char *without_keys(const char *label) {
+    char *out = mem_strdup("");
+    for (const char *word = label; *word;) {
+        size_t n = strcspn(word, " "), key = strcspn(word, "=");
+        const char *from = key < n && word != label ? word + key + 1 : word;
+        char *longer = mem_sprintf("%s%s%.*s", out, *out ? " " : "", (int)(word + n - from), from);
+        mem_free(out);
+        out = longer;
+        word += n + (word[n] == ' ');
+    }
+    return out;
+}
+
+/* "budget" when every member of the family is "FAMILY budget=NUMBER"; else "". */
+static char *varying_setting(const results *r, const plot_families *x, int family) {
+    char *key = NULL;
+    for (int p = 0; p < r->n_points; p++) {
+        if (x->of_point[p] != family) continue;
+        const char *label = r->points[p].label, *rest = strchr(label, ' '), *equals = rest ? strchr(rest, '=') : NULL;
+        bool one = rest && !strchr(rest + 1, ' ') && equals && strpbrk(equals, "0123456789");
+        char *name = one ? mem_sprintf("%.*s", (int)(equals - rest - 1), rest + 1) : mem_strdup("");
+        bool same = !key || strcmp(key, name) == 0;
+        mem_free(key);
+        key = same ? name : mem_strdup("");
+        if (!same) mem_free(name);
+        if (!*key) break;
+    }
+    return key ? key : mem_strdup("");
+}
+
 err plot_families_make(const summary *s, plot_families *out) {
     const results *r = s->r;
     size_t n = (size_t)r->n_points;
@@ -44,6 +75,8 @@ err plot_families_make(const summary *s, plot_families *out) {
     err e = mem_alloc(MEM_OTHER, sizeof *out->name * (n + 2), &out->name);
     if (e == OK) e = mem_alloc(MEM_OTHER, sizeof *out->of_point * n, &out->of_point);
     if (e == OK) e = mem_alloc(MEM_OTHER, sizeof *out->label * (n + 1), &out->label);
+    if (e == OK) e = mem_alloc(MEM_OTHER, sizeof *out->brief * (n + 1), &out->brief);
+    if (e == OK) e = mem_alloc(MEM_OTHER, sizeof *out->varies * (n + 2), &out->varies);
     if (e != OK) {
         plot_families_free(out);
         return e;
@@ -61,14 +94,22 @@ err plot_families_make(const summary *s, plot_families *out) {
         const char *family = r->points[p].full ? "full" : alike == 1 && keeps_all(s, p) ? "quantised, all kept" : word;
         out->of_point[p] = find_family(out, family);
         out->label[p] = short_label(label, word);
+        out->brief[p] = without_keys(label);
         mem_free(word);
     }
+    for (int k = 0; k < out->n; k++) out->varies[k] = varying_setting(r, out, k);
     return OK;
 }
 
 void plot_families_free(plot_families *x) {
-    for (int i = 0; i < x->n; i++) mem_free(x->name[i]);
+    for (int i = 0; i < x->n; i++) {
+        mem_free(x->name[i]);
+        if (x->varies) mem_free(x->varies[i]);
+    }
     for (int p = 0; x->label && x->label[p]; p++) mem_free(x->label[p]);
+    for (int p = 0; x->brief && x->brief[p]; p++) mem_free(x->brief[p]);
+    mem_free(x->brief);
+    mem_free(x->varies);
     mem_free(x->name);
     mem_free(x->of_point);
     mem_free(x->label);

@@ -1,5 +1,6 @@
 /* Data of kept_heads: the share of a prompt's items that each layer and KV head keeps, a panel per evicting policy. */
 #include <math.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "run/plot.h"
@@ -69,18 +70,23 @@ err plot_write_heads(const figure *fig, const summary *s, FILE *f) {
     plot_set(f, "layers", "%d", max_layers);
     plot_set(f, "heads", "%d", max_heads);
     plot_set(f, "most", "%.3g", fmin(1, fmax(0.1, ceil(most * 10 - 1e-9) / 10)));
-    plot_next_block(f, "panels: mean share kept, name");
+    plot_next_block(f, "panels: mean share kept, name in two parts");
     for (int k = 0; k < n_panels; k++) {
         double mean = 0;
         for (int h = 0; h < layers[k] * heads[k]; h++) mean += share[k][h] / (layers[k] * heads[k]);
+        const char *label = r->points[panel[k]].label;
+        char *first = mem_sprintf("%.*s", (int)strcspn(label, " "), label);
         fprintf(f, "%.6g ", mean);
-        plot_quoted(f, r->points[panel[k]].label);
+        plot_quoted(f, first);
+        fputc(' ', f);
+        plot_quoted(f, label[strlen(first)] ? label + strlen(first) + 1 : "");
         fputc('\n', f);
+        mem_free(first);
     }
     for (int k = 0; k < n_panels; k++) {
-        plot_next_block(f, "a line per layer, a column per KV head: share of the prompt's items kept");
+        plot_next_block(f, "layer, KV head, share of the prompt's items kept");
         for (int l = 0; l < layers[k]; l++)
-            for (int h = 0; h < heads[k]; h++) fprintf(f, "%.6g%c", share[k][l * heads[k] + h], h + 1 == heads[k] ? '\n' : ' ');
+            for (int h = 0; h < heads[k]; h++) fprintf(f, "%d %d %.6g\n", l, h, share[k][l * heads[k] + h]);
     }
 done:
     for (int k = 0; k < n_panels; k++) mem_free(share[k]);

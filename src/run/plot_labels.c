@@ -25,7 +25,18 @@ static void candidate(const plot_label *l, int k, double *x, double *y) {
     *y = l->y + sin(a) * (r + l->h / 2);
 }
 
-static double cost(const plot_label *l, int n, int i, int k, double width, double height) {
+/* Length of the part of a line that lies under a box, by samples a few pixels apart. */
+static double covered(box b, plot_segment s) {
+    double length = hypot(s.x1 - s.x0, s.y1 - s.y0);
+    int n = 1 + (int)(length / 3), hits = 0;
+    for (int i = 0; i <= n; i++) {
+        double x = s.x0 + (s.x1 - s.x0) * i / n, y = s.y0 + (s.y1 - s.y0) * i / n;
+        hits += x > b.x0 && x < b.x1 && y > b.y0 && y < b.y1;
+    }
+    return hits * length / (n + 1);
+}
+
+static double cost(const plot_label *l, int n, const plot_segment *lines, int n_lines, int i, int k, double width, double height) {
     double x, y, sum = 0;
     candidate(&l[i], k, &x, &y);
     box b = label_box(&l[i], x, y);
@@ -36,20 +47,21 @@ static double cost(const plot_label *l, int n, int i, int k, double width, doubl
         sum += 6 * overlap(b, (box){l[j].x - 3, l[j].y_lo, l[j].x + 3, l[j].y_hi});
         if (j != i) sum += 20 * overlap(b, label_box(&l[j], l[j].lx, l[j].ly));
     }
+    for (int j = 0; j < n_lines; j++) sum += 5 * covered(b, lines[j]);
     static const double by_radius[N_RADII] = {0, 60, 160, 300};
     int angle = k % N_ANGLES;
     double sideways = angle == 0 ? 0 : fmin(angle, N_ANGLES - angle) * 2; /* right of the mark reads best */
     return sum + by_radius[k / N_ANGLES] + sideways;
 }
 
-void plot_labels_place(plot_label *l, int n, double width, double height) {
+void plot_labels_place(plot_label *l, int n, const plot_segment *lines, int n_lines, double width, double height) {
     for (int i = 0; i < n; i++) candidate(&l[i], 0, &l[i].lx, &l[i].ly);
     for (int pass = 0; pass < N_PASSES; pass++)
         for (int i = 0; i < n; i++) {
             int best = 0;
             double least = INFINITY;
             for (int k = 0; k < N_ANGLES * N_RADII; k++) {
-                double c = cost(l, n, i, k, width, height);
+                double c = cost(l, n, lines, n_lines, i, k, width, height);
                 if (c < least) {
                     least = c;
                     best = k;

@@ -40,7 +40,7 @@ static MUST err read_lines(const figure *fig, const summary *s, line **out, int 
 }
 
 /* Names at the right end of the lines, moved apart. */
-static MUST err write_names(FILE *f, const results *r, const plot_families *fam, const line *l, int n, bool gbs, double y1) {
+static MUST err write_names(FILE *f, const plot_families *fam, const line *l, int n, bool gbs, double y1) {
     double *y;
     TRY(mem_alloc(MEM_OTHER, sizeof *y * (size_t)n, &y));
     for (int i = 0; i < n; i++) {
@@ -52,7 +52,7 @@ static MUST err write_names(FILE *f, const results *r, const plot_families *fam,
     for (int i = 0; i < n; i++) {
         double v = gbs ? l[i].gbs[l[i].n - 1] : l[i].tps[l[i].n - 1];
         fprintf(f, "%.9g %.9g %.9g %d ", y[i] / panel_height * y1, isfinite(v) ? v : 0, l[i].x[l[i].n - 1], fam->of_point[l[i].point]);
-        plot_quoted(f, r->points[l[i].point].label);
+        plot_quoted(f, fam->brief[l[i].point]);
         fputc('\n', f);
     }
     mem_free(y);
@@ -80,18 +80,18 @@ err plot_write_speed(const figure *fig, const summary *s, FILE *f) {
     if (!(tps > 0)) tps = 1;
     if (!(gbs > 0)) gbs = 1;
     plot_set(f, "title", "%s", fig->title);
-    plot_set(f, "subtitle", "%s, %s %s %s, %d thread%s; one sequence, median of repeats; a share of the time goes to weights", g->model, g->backend, g->isa,
+    plot_set(f, "subtitle", "%s, %s %s %s, %d thread%s; one sequence, median of repeats", g->model, g->backend, g->isa,
              g->math, g->threads, g->threads == 1 ? "" : "s");
     plot_set(f, "xmin", "%.9g", x0);
     plot_set(f, "xmax", "%.9g", x1);
     plot_set(f, "ymax1", "%.9g", tps * 1.08);
     plot_set(f, "ymax2", "%.9g", gbs * 1.08);
     plot_set(f, "lines", "%d", n);
-    e = write_names(f, r, &fam, l, n, false, tps * 1.08);
-    if (e == OK) e = write_names(f, r, &fam, l, n, true, gbs * 1.08);
+    e = write_names(f, &fam, l, n, false, tps * 1.08);
+    if (e == OK) e = write_names(f, &fam, l, n, true, gbs * 1.08);
     for (int i = 0; i < n && e == OK; i++) {
         plot_next_block(f, "context in tokens, decode tokens/s, cache GB/s, family; first line: name and number of the family");
-        plot_quoted(f, r->points[l[i].point].label);
+        plot_quoted(f, fam.brief[l[i].point]);
         fprintf(f, " %d\n", fam.of_point[l[i].point]);
         for (int k = 0; k < l[i].n; k++) fprintf(f, "%.9g %.9g %.9g %d\n", l[i].x[k], l[i].tps[k], l[i].gbs[k], fam.of_point[l[i].point]);
     }
