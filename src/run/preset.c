@@ -28,7 +28,7 @@ static bool has_configs(const char *dir, char **out) {
 }
 
 err preset_dir(char **out) {
-    enum { LEVELS = 4 }; /* build/san/kvlab finds the repository's */
+    enum { LEVELS = 6 }; /* build/san/kvlab finds the repository's */
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     *out = NULL;

@@ -104,6 +104,7 @@ static err read_engine(const node *engine_conf_map, experiment_group *g) {
                         g->model, g->params.context);
     const backend *be;
     err e = backend_find(g->backend, g->isa, g->math, &be);
+    if (e == ERR_UNSUPPORTED) e = ERR_ENV; /* something this build or machine lacks */
     return e == OK || !engine_conf_map ? e : err_wrap(e, "%s: engine", node_place(engine_conf_map));
 }
 
@@ -262,6 +263,7 @@ static err check_keys(const node *conf) {
     return node_check_read(conf);
 }
 
+/* The policy's own line is part of it: canonical JSON sorts keys, and the order of a tier's shares means something. */
 static void point_identity(const experiment *x, experiment_point *p) {
     const experiment_group *g = &x->groups[p->group];
     char *pol = node_canonical(p->policy), *tasks = mem_strdup("");
@@ -271,9 +273,9 @@ static void point_identity(const experiment *x, experiment_point *p) {
         tasks = longer;
     }
     p->canonical = mem_sprintf("{\"engine\":{\"backend\":\"%s\",\"context\":%d,\"isa\":\"%s\",\"math\":\"%s\"},\"model\":\"%s\",\"policy\":%s,"
-                               "\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
+                               "\"policy_line\":\"%s\",\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
                                g->backend, g->context ? g->context : g->params.context, g->isa, g->math == MATH_FAST ? "fast" : "exact",
-                               g->model_sha256, pol, (unsigned long long)g->seed, tasks, x->text ? text_source_sha256(x->text) : "");
+                               g->model_sha256, pol, p->describe, (unsigned long long)g->seed, tasks, x->text ? text_source_sha256(x->text) : "");
     hash_hex64(hash_bytes(p->canonical, strlen(p->canonical), 0), p->id);
     mem_free(pol);
     mem_free(tasks);
