@@ -1,5 +1,5 @@
-/* Linear layers of the default model on one ISA path: GFLOP/s of prefill, and of decode the share of plain read bandwidth that the
- * weights arrive with (working set beyond every cache). Every time is the best of several.
+/* Linear layers of the default model on one ISA path: GFLOP/s of prefill, and of decode the share of plain read
+ * bandwidth that the weights arrive with (working set beyond every cache). Every time is the best of several.
  *
  *   bench_linear [isa] [threads]        link with libkvlab.a */
 #include <stdio.h>

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "backend/backend.h"
 #include "kernels/cpu/attn.h"
+#include "kernels/cpu/codec.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
@@ -16,7 +17,9 @@
                                    bool accumulate) {                                                                  \
         linear_exact(&linear_##isa, p, w, a, y, ldy, accumulate);                                                      \
     }                                                                                                                  \
-    static void act_prepare_fast_##isa(const par *p, act *a) { act_prepare_fast(&linear_##isa, p, a); }
+    static void act_prepare_fast_##isa(const par *p, act *a) {                                                         \
+        act_prepare_fast(&linear_##isa, p, a);                                                                         \
+    }
 LINEAR_OPS(scalar)
 LINEAR_OPS(avx2)
 LINEAR_OPS(avx512)
@@ -28,8 +31,8 @@ LINEAR_OPS(avx512)
         .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .rope = rope_##path,                                 \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = attn_prefill_##path,                      \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
-        .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path, .page_put = page_put,      \
-        .page_move = page_move,                                                                                        \
+        .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
+        .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }
 #define CPU_TABLES(isa_string, path)                                                                                   \
     {                                                                                                                  \
@@ -74,7 +77,8 @@ static err open_cpu(const char *isa, math_mode math, const backend **out) {
     const char *names[ISA_N];
     char list[64] = "";
     int n = backend_isas(names, ISA_N);
-    for (int i = 0; i < n; i++) snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", names[i]);
+    for (int i = 0; i < n; i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", names[i]);
     if (known) return ERR(ERR_UNSUPPORTED, "this CPU does not have isa %s; it has %s", isa, list);
     return ERR(ERR_UNSUPPORTED, "there is no isa \"%s\"; this CPU has %s, or use auto", isa, list);
 }

@@ -1,9 +1,8 @@
 /* Operations on rows of activations. All paths give the same bits:
  *
- *   rms_norm   8 partial sums of squares in f64 (lane = k mod 8; products of two floats are exact there), added as a tree,
- *              y = (x * r) * weight with r = float(1 / sqrt(sum / n + eps))
- *   silu_mul   y = (gate / (1 + vexp(-gate))) * up, each operation rounded
- *   rope       (a, b) -> (a cos - b sin, a sin + b cos), each operation rounded
+ *   rms_norm   8 partial sums of squares in f64 (lane = k mod 8; products of two floats are exact there), added as a
+ * tree, y = (x * r) * weight with r = float(1 / sqrt(sum / n + eps)) silu_mul   y = (gate / (1 + vexp(-gate))) * up,
+ * each operation rounded rope       (a, b) -> (a cos - b sin, a sin + b cos), each operation rounded
  */
 #ifndef KVLAB_KERNELS_CPU_ELEMENTWISE_H
 #define KVLAB_KERNELS_CPU_ELEMENTWISE_H

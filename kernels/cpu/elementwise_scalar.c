@@ -4,7 +4,9 @@
 
 #define NAME(op)   op##_scalar
 #define SILU_LANES 1
-static void silu_lanes(const float *gate, const float *up, float *y) { *y = *gate / (1.0f + vexp(-*gate)) * *up; }
+static void silu_lanes(const float *gate, const float *up, float *y) {
+    *y = *gate / (1.0f + vexp(-*gate)) * *up;
+}
 
 #include "kernels/cpu/elementwise.inc"
 #include "kernels/cpu/rope.inc"

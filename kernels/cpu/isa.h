@@ -1,5 +1,5 @@
-/* Instruction set paths of the "cpu" backend. Each path lives in its own file, compiled with function-level targets (never
- * -march=native), and is entered only after isa_present said yes. */
+/* Instruction set paths of the "cpu" backend. Each path lives in its own file, compiled with function-level targets
+ * (never -march=native), and is entered only after isa_present said yes. */
 #ifndef KVLAB_KERNELS_CPU_ISA_H
 #define KVLAB_KERNELS_CPU_ISA_H
 #include <stdbool.h>
@@ -23,13 +23,16 @@ static inline bool isa_present(cpu_isa isa) {
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     switch (isa) {
-    case ISA_SCALAR: return true;
-    case ISA_AVX2: return avx2;
+    case ISA_SCALAR:
+        return true;
+    case ISA_AVX2:
+        return avx2;
     case ISA_AVX512:
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vnni");
-    default: return false;
+    default:
+        return false;
     }
 }
 #endif

@@ -3,8 +3,12 @@
 #include <assert.h>
 #include <string.h>
 
-size_t act_bytes_fast(int m, int k) { return (size_t)m * act_blocks(k) * sizeof(act_block); }
-size_t act_bytes_exact(int m, int k) { return 0; }
+size_t act_bytes_fast(int m, int k) {
+    return (size_t)m * act_blocks(k) * sizeof(act_block);
+}
+size_t act_bytes_exact(int m, int k) {
+    return 0;
+}
 void act_prepare_none(const par *p, act *a) {}
 
 void act_prepare_fast(const linear_isa *isa, const par *p, act *a) {
@@ -15,8 +19,8 @@ void act_prepare_fast(const linear_isa *isa, const par *p, act *a) {
 }
 
 /* Columns [col0, col0 + n) of a tile to y. */
-static void tile_store(const float *tile, int n_rows, int half, int n_halves, const packed_weight *w, int panel, float *y,
-                       size_t ldy, bool accumulate) {
+static void tile_store(const float *tile, int n_rows, int half, int n_halves, const packed_weight *w, int panel,
+                       float *y, size_t ldy, bool accumulate) {
     int col0 = panel * PANEL + half * PANEL_HALF, n = n_halves * PANEL_HALF;
     if (n > w->n - col0) n = w->n - col0;
     for (int r = 0; r < n_rows; r++) {
@@ -30,7 +34,9 @@ static void tile_store(const float *tile, int n_rows, int half, int n_halves, co
 }
 
 /* Rows of tile t of n_tiles of nearly equal height: 7 rows are 4 + 3, not 6 + 1. */
-static inline int tile_row(int n_rows, int n_tiles, int t) { return n_rows * t / n_tiles; }
+static inline int tile_row(int n_rows, int n_tiles, int t) {
+    return n_rows * t / n_tiles;
+}
 
 typedef struct job {
     const linear_isa *isa;
@@ -55,7 +61,8 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
 }
 
 /* Inputs k0 .. k0 + n - 1 of a panel as f32 [n][PANEL]: decoded into buf, or where they lie. */
-static const float *decode_chunk(const linear_isa *isa, const packed_weight *w, const uint8_t *panel, int k0, int n, float *buf) {
+static const float *decode_chunk(const linear_isa *isa, const packed_weight *w, const uint8_t *panel, int k0, int n,
+                                 float *buf) {
     switch (w->type) {
     case WTYPE_Q4_1:
         for (int k = 0; k < n; k += QBLOCK)
@@ -65,9 +72,14 @@ static const float *decode_chunk(const linear_isa *isa, const packed_weight *w, 
         for (int k = 0; k < n; k += QBLOCK)
             isa->q8_decode(panel + (size_t)((k0 + k) / QBLOCK) * Q8_RECORD, buf + k * PANEL);
         return buf;
-    case WTYPE_F16: isa->f16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf); return buf;
-    case WTYPE_BF16: isa->bf16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf); return buf;
-    case WTYPE_F32: break;
+    case WTYPE_F16:
+        isa->f16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf);
+        return buf;
+    case WTYPE_BF16:
+        isa->bf16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf);
+        return buf;
+    case WTYPE_F32:
+        break;
     }
     return (const float *)panel + (size_t)k0 * PANEL;
 }
@@ -91,8 +103,8 @@ static void block_float(const job *j, int panel, int half, int n_halves, int row
     tile_store(sums, n_rows, half, n_halves, w, panel, j->y + (size_t)row0 * j->ldy, j->ldy, j->accumulate);
 }
 
-/* Up to ROW_BLOCK rows: threads divide the columns in halves of panels. More rows: (panel, block of rows) units, panel by panel,
- * so that a panel stays in cache for all its rows. */
+/* Up to ROW_BLOCK rows: threads divide the columns in halves of panels. More rows: (panel, block of rows) units, panel
+ * by panel, so that a panel stays in cache for all its rows. */
 static void divide(const job *j, const par *p, void (*block)(const job *, int, int, int, int, int)) {
     const packed_weight *w = j->w;
     const int m = j->a->m, n_halves = (w->n + PANEL_HALF - 1) / PANEL_HALF;

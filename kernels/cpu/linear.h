@@ -1,27 +1,28 @@
-/* Linear layers: y[r][o] (+)= sum_k w[o][k] x[r][k]. The order of summation is the same on every path, so all of them, the
- * reference included, give the same bits:
+/* Linear layers: y[r][o] (+)= sum_k w[o][k] x[r][k]. The order of summation is the same on every path, so all of them,
+ * the reference included, give the same bits:
  *
  *   quantised weights, fast   f = 0; for each block of 32: dot = exact integer sum of code * q;
  *                             f = fma(float(dot) * a.scale, d, f); Q4_1 also f = fma(a.sum, m, f)
- *   exact, and float weights  f = 0; for each block of 32 (the last may be shorter): s = 0; for each k: s = fma(x, w, s);
- *                             f = f + s; with w = d * code (+ m), each operation rounded
- *   then                      y = f, or y = y + f
+ *   exact, and float weights  f = 0; for each block of 32 (the last may be shorter): s = 0; for each k: s = fma(x, w,
+ * s); f = f + s; with w = d * code (+ m), each operation rounded then                      y = f, or y = y + f
  */
 #ifndef KVLAB_KERNELS_CPU_LINEAR_H
 #define KVLAB_KERNELS_CPU_LINEAR_H
 #include "kernels/cpu/weights.h"
 
 enum {
-    TILE_ROWS = 6,    /* rows of a tile */
-    ROW_BLOCK = 96,   /* rows for which a panel is used before the next; also a unit of the division among threads */
-    K_CHUNK = 128,    /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
+    TILE_ROWS = 6,  /* rows of a tile */
+    ROW_BLOCK = 96, /* rows for which a panel is used before the next; also a unit of the division among threads */
+    K_CHUNK = 128,  /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
 };
 
-/* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of 16;
- * out [n_rows][PANEL]. Buffers of the driver are 64-byte aligned. */
+/* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of
+ * 16; out [n_rows][PANEL]. Buffers of the driver are 64-byte aligned. */
 typedef struct linear_isa {
-    void (*q4_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out);
-    void (*q8_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out);
+    void (*q4_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out);
+    void (*q8_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out);
     /* out += x [n_rows][ldx] times w [k][PANEL] */
     void (*f32_tile)(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out);
     void (*q4_decode)(const uint8_t *record, float *out /* [QBLOCK][PANEL] */);

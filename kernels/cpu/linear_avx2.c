@@ -1,5 +1,6 @@
-/* Tiles for AVX2 with FMA and F16C: vpmaddubsw multiplies unsigned with signed bytes and adds pairs to 16 bits. Neither form
- * saturates: 8 steps of at most 2 * 15 * 127 for 4-bit codes; 2 * 128 * 127 for 8-bit codes, as |code| and q with code's sign. */
+/* Tiles for AVX2 with FMA and F16C: vpmaddubsw multiplies unsigned with signed bytes and adds pairs to 16 bits. Neither
+ * form saturates: 8 steps of at most 2 * 15 * 127 for 4-bit codes; 2 * 128 * 127 for 8-bit codes, as |code| and q with
+ * code's sign. */
 #include <immintrin.h>
 #include <string.h>
 #include "kernels/cpu/isa.h"
@@ -15,8 +16,12 @@ INLINE __m256i bcast4(const int8_t *q) {
     memcpy(&v, q, 4);
     return _mm256_set1_epi32(v);
 }
-INLINE __m256i load32(const uint8_t *p) { return _mm256_load_si256((const __m256i *)p); }
-INLINE __m256 load_f16(const uint8_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+INLINE __m256i load32(const uint8_t *p) {
+    return _mm256_load_si256((const __m256i *)p);
+}
+INLINE __m256 load_f16(const uint8_t *p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
 INLINE void prefetch_lines(const uint8_t *p, int n_lines) {
     for (int i = 0; i < n_lines; i++) _mm_prefetch((const char *)p + 64 * i, _MM_HINT_T0);
 }
@@ -41,7 +46,8 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
             }
         }
         UNROLL for (int c = 0; c < C; c++) {
-            __m256 d = load_f16(rec + Q4_CODES + (c0 + c) * 16), m = load_f16(rec + Q4_CODES + PANEL * 2 + (c0 + c) * 16);
+            __m256 d = load_f16(rec + Q4_CODES + (c0 + c) * 16),
+                   m = load_f16(rec + Q4_CODES + PANEL * 2 + (c0 + c) * 16);
             UNROLL for (int r = 0; r < R; r++) {
                 const act_block *ab = &a[(size_t)r * (size_t)nb + (size_t)b];
                 __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(s[r][c], ones));
@@ -84,18 +90,19 @@ INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, cons
 }
 
 /* B blocks of n inputs side by side: their sums are independent, which hides latency when there are few rows. */
-INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx, float *out) {
+INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx,
+                       float *out) {
     __m256 s[4][TILE_ROWS][4];
     UNROLL for (int b = 0; b < B; b++) UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
         s[b][r][c] = _mm256_setzero_ps();
     for (int i = 0; i < n; i++) UNROLL for (int b = 0; b < B; b++) {
-        __m256 wv[4];
-        UNROLL for (int c = 0; c < C; c++) wv[c] = _mm256_load_ps(w + (b * QBLOCK + i) * PANEL + c * 8);
-        UNROLL for (int r = 0; r < R; r++) {
-            __m256 xv = _mm256_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
-            UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm256_fmadd_ps(xv, wv[c], s[b][r][c]);
+            __m256 wv[4];
+            UNROLL for (int c = 0; c < C; c++) wv[c] = _mm256_load_ps(w + (b * QBLOCK + i) * PANEL + c * 8);
+            UNROLL for (int r = 0; r < R; r++) {
+                __m256 xv = _mm256_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
+                UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm256_fmadd_ps(xv, wv[c], s[b][r][c]);
+            }
         }
-    }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
         float *o = out + r * PANEL + c * 8;
         __m256 f = _mm256_load_ps(o);
@@ -112,12 +119,16 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
     for (; i < k; i += QBLOCK) f32_blocks(R, C, 1, k - i < QBLOCK ? k - i : QBLOCK, w + i * PANEL, x + i, ldx, out);
 }
 
-/* A switch over the height, so that each body is compiled with it as a constant. One or two rows take all columns at once, which
- * hides latency; more rows take them half by half, which fits the 16 registers. */
+/* A switch over the height, so that each body is compiled with it as a constant. One or two rows take all columns at
+ * once, which hides latency; more rows take them half by half, which fits the 16 registers. */
 #define CASE(body, R, ...)                                                                                             \
-    case R: body(R, 2, __VA_ARGS__); break;
+    case R:                                                                                                            \
+        body(R, 2, __VA_ARGS__);                                                                                       \
+        break;
 #define CASE_WIDE(body, R, ...)                                                                                        \
-    case R + 6: body(R, 4, __VA_ARGS__); break;
+    case R + 6:                                                                                                        \
+        body(R, 4, __VA_ARGS__);                                                                                       \
+        break;
 #define DISPATCH(body, ...)                                                                                            \
     for (int wide = n_halves == 2 && n_rows <= 2, h = half; h < half + n_halves; h += 1 + wide)                        \
         switch (n_rows + 6 * wide) {                                                                                   \
@@ -130,13 +141,16 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
             CASE_WIDE(body, 1, __VA_ARGS__)                                                                            \
             CASE_WIDE(body, 2, __VA_ARGS__)                                                                            \
         }
-static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     DISPATCH(q4_body, panel, n_blocks, a, 2 * h, out)
 }
-static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     DISPATCH(q8_body, panel, n_blocks, a, 2 * h, out)
 }
-static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out) {
+static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
+                     float *out) {
     DISPATCH(f32_body, w, k, x, ldx, 2 * h, out)
 }
 
@@ -187,7 +201,8 @@ static void quantise(const float *x, act_block *out) {
     __m256i max8 = _mm256_setzero_si256();
     UNROLL for (int i = 0; i < 4; i++) {
         v[i] = _mm256_loadu_ps(x + 8 * i);
-        max8 = _mm256_max_epi32(max8, _mm256_and_si256(_mm256_castps_si256(v[i]), abs_mask)); /* NaN is above infinity */
+        max8 =
+            _mm256_max_epi32(max8, _mm256_and_si256(_mm256_castps_si256(v[i]), abs_mask)); /* NaN is above infinity */
     }
     __m128i max4 = _mm_max_epi32(_mm256_castsi256_si128(max8), _mm256_extracti128_si256(max8, 1));
     max4 = _mm_max_epi32(max4, _mm_shuffle_epi32(max4, 0x4e));

@@ -1,5 +1,5 @@
-/* Tiles for AVX-512 with VNNI: vpdpbusd takes the weights as unsigned bytes, four inputs of 16 columns a register, and four
- * activations of a row broadcast. */
+/* Tiles for AVX-512 with VNNI: vpdpbusd takes the weights as unsigned bytes, four inputs of 16 columns a register, and
+ * four activations of a row broadcast. */
 #include <immintrin.h>
 #include <string.h>
 #include "kernels/cpu/isa.h"
@@ -15,15 +15,16 @@ INLINE __m512i bcast4(const int8_t *q) {
     memcpy(&v, q, 4);
     return _mm512_set1_epi32(v);
 }
-INLINE __m512 load_f16(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE __m512 load_f16(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 INLINE void prefetch_lines(const uint8_t *p, int n_lines) {
     for (int i = 0; i < n_lines; i++) _mm_prefetch((const char *)p + 64 * i, _MM_HINT_T0);
 }
 
-/* R rows and C registers of 16 columns are constants at every call. The panel is fetched ahead of its use: in decode it comes from
- * memory, and the next panel follows it. */
-INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half,
-                    float *out) {
+/* R rows and C registers of 16 columns are constants at every call. The panel is fetched ahead of its use: in decode it
+ * comes from memory, and the next panel follows it (past the last one a prefetch does nothing). */
+INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half, float *out) {
     const __m512i low = _mm512_set1_epi8(15);
     __m512 f[TILE_ROWS][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
@@ -64,8 +65,7 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
         _mm512_store_ps(out + r * PANEL + (half + c) * 16, f[r][c]);
 }
 
-INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half,
-                    float *out) {
+INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half, float *out) {
     __m512 f[TILE_ROWS][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (int b = 0; b < nb; b++) {
@@ -88,8 +88,8 @@ INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, cons
         UNROLL for (int c = 0; c < C; c++) d[c] = load_f16(rec + Q8_CODES + (half + c) * 32);
         UNROLL for (int r = 0; r < R; r++) {
             __m512 scale = _mm512_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].scale);
-            UNROLL for (int c = 0; c < C; c++)
-                f[r][c] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[r][c]), scale), d[c], f[r][c]);
+            UNROLL for (int c = 0; c < C; c++) f[r][c] =
+                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[r][c]), scale), d[c], f[r][c]);
         }
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
@@ -97,18 +97,19 @@ INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, cons
 }
 
 /* B blocks of n inputs side by side: their sums are independent, which hides latency when there are few rows. */
-INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx, float *out) {
+INLINE void f32_blocks(const int R, const int C, const int B, int n, const float *w, const float *x, size_t ldx,
+                       float *out) {
     __m512 s[4][TILE_ROWS][2];
     UNROLL for (int b = 0; b < B; b++) UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
         s[b][r][c] = _mm512_setzero_ps();
     for (int i = 0; i < n; i++) UNROLL for (int b = 0; b < B; b++) {
-        __m512 wv[2];
-        UNROLL for (int c = 0; c < C; c++) wv[c] = _mm512_load_ps(w + (b * QBLOCK + i) * PANEL + c * 16);
-        UNROLL for (int r = 0; r < R; r++) {
-            __m512 xv = _mm512_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
-            UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm512_fmadd_ps(xv, wv[c], s[b][r][c]);
+            __m512 wv[2];
+            UNROLL for (int c = 0; c < C; c++) wv[c] = _mm512_load_ps(w + (b * QBLOCK + i) * PANEL + c * 16);
+            UNROLL for (int r = 0; r < R; r++) {
+                __m512 xv = _mm512_set1_ps(x[(size_t)r * ldx + (size_t)(b * QBLOCK + i)]);
+                UNROLL for (int c = 0; c < C; c++) s[b][r][c] = _mm512_fmadd_ps(xv, wv[c], s[b][r][c]);
+            }
         }
-    }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) {
         float *o = out + r * PANEL + c * 16;
         __m512 f = _mm512_load_ps(o);
@@ -116,7 +117,8 @@ INLINE void f32_blocks(const int R, const int C, const int B, int n, const float
         _mm512_store_ps(o, f);
     }
 }
-INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int half, float *out) {
+INLINE void f32_body(const int R, const int C, const float *w, int k, const float *x, size_t ldx, int half,
+                     float *out) {
     const int B = R == 1 ? 4 : R == 2 ? 2 : 1;
     int i = 0;
     w += half * 16;
@@ -127,8 +129,12 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
 
 /* A switch over height and width, so that each body is compiled with both as constants. */
 #define CASE(body, R, ...)                                                                                             \
-    case R * 2 - 1: body(R, 1, __VA_ARGS__); break;                                                                    \
-    case R * 2: body(R, 2, __VA_ARGS__); break;
+    case R * 2 - 1:                                                                                                    \
+        body(R, 1, __VA_ARGS__);                                                                                       \
+        break;                                                                                                         \
+    case R * 2:                                                                                                        \
+        body(R, 2, __VA_ARGS__);                                                                                       \
+        break;
 #define DISPATCH(body, ...)                                                                                            \
     switch (n_rows * 2 + n_halves - 2) {                                                                               \
         CASE(body, 1, __VA_ARGS__)                                                                                     \
@@ -138,13 +144,16 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
         CASE(body, 5, __VA_ARGS__)                                                                                     \
         CASE(body, 6, __VA_ARGS__)                                                                                     \
     }
-static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     DISPATCH(q4_body, panel, n_blocks, a, half, out)
 }
-static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     DISPATCH(q8_body, panel, n_blocks, a, half, out)
 }
-static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out) {
+static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
+                     float *out) {
     DISPATCH(f32_body, w, k, x, ldx, half, out)
 }
 
@@ -192,13 +201,15 @@ static void bf16_decode(const uint16_t *src, size_t n, float *out) {
 static void quantise(const float *x, act_block *out) {
     __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
     const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
-    __m512i a0 = _mm512_and_si512(_mm512_castps_si512(v0), abs_mask), a1 = _mm512_and_si512(_mm512_castps_si512(v1), abs_mask);
+    __m512i a0 = _mm512_and_si512(_mm512_castps_si512(v0), abs_mask),
+            a1 = _mm512_and_si512(_mm512_castps_si512(v1), abs_mask);
     float max = f32_from_bits((uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(a0, a1))); /* NaN is above infinity */
     float inverse;
     act_block_scale(max, &out->scale, &inverse);
     __m512 s = _mm512_set1_ps(inverse);
     __mmask16 keep = inverse > 0 ? 0xffff : 0;
-    __m512i q0 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v0, s)), q1 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v1, s));
+    __m512i q0 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v0, s)),
+            q1 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v1, s));
     _mm_storeu_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
     _mm_storeu_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
     out->isum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));

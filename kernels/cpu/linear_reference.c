@@ -1,8 +1,11 @@
-/* The judge of linear layers: rows as they lie in the file, one output after another, in the order that linear.h defines. */
+/* The judge of linear layers: rows as they lie in the file, one output after another, in the order that linear.h
+ * defines. */
 #include <string.h>
 #include "kernels/cpu/linear.h"
 
-static void store(float *y, float f, bool accumulate) { *y = accumulate ? *y + f : f; }
+static void store(float *y, float f, bool accumulate) {
+    *y = accumulate ? *y + f : f;
+}
 
 /* ---- exact, and float weights: decode a block, multiply, add ---- */
 static float dot_row(const wtype_info *info, const uint8_t *row, const float *x, int k) {
@@ -24,13 +27,15 @@ void linear_reference_exact(const par *p, const packed_weight *w, const act *a, 
     for (ptrdiff_t o = lo; o < hi; o++)
         for (int r = 0; r < a->m; r++)
             store(&y[(size_t)r * ldy + (size_t)o],
-                  dot_row(info, w->data + (size_t)o * w->panel_bytes, a->x + (size_t)r * (size_t)a->k, w->k), accumulate);
+                  dot_row(info, w->data + (size_t)o * w->panel_bytes, a->x + (size_t)r * (size_t)a->k, w->k),
+                  accumulate);
 }
 
 /* ---- fast: integer dot per block, then the scales ---- */
 static float dot_q4_1(const uint8_t *row, const act_block *a, int n_blocks) {
     float f = 0;
-    for (int b = 0; b < n_blocks; b++, row += 20, a++) { /* f16 d, f16 m, 16 bytes: low nibbles inputs 0..15, high 16..31 */
+    for (int b = 0; b < n_blocks;
+         b++, row += 20, a++) { /* f16 d, f16 m, 16 bytes: low nibbles inputs 0..15, high 16..31 */
         uint16_t d, m;
         memcpy(&d, row, 2);
         memcpy(&m, row + 2, 2);

@@ -1,7 +1,9 @@
-/* Tiles in portable C, for CPUs without AVX2. Columns are the inner loops, which a compiler may vectorise: no sum crosses columns. */
+/* Tiles in portable C, for CPUs without AVX2. Columns are the inner loops, which a compiler may vectorise: no sum
+ * crosses columns. */
 #include "kernels/cpu/linear.h"
 
-static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     const int c0 = half * PANEL_HALF, c1 = c0 + n_halves * PANEL_HALF;
     for (int r = 0; r < n_rows; r++) {
         float *f = out + r * PANEL;
@@ -23,7 +25,8 @@ static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int 
         }
     }
 }
-static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *out) {
+static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                    float *out) {
     const int c0 = half * PANEL_HALF, c1 = c0 + n_halves * PANEL_HALF;
     for (int r = 0; r < n_rows; r++) {
         float *f = out + r * PANEL;
@@ -41,13 +44,15 @@ static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int 
         }
     }
 }
-static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out) {
+static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
+                     float *out) {
     const int c0 = half * PANEL_HALF, n_cols = n_halves * PANEL_HALF;
     for (int r = 0; r < n_rows; r++)
         for (int k0 = 0; k0 < k; k0 += QBLOCK) {
             float s[PANEL] = {0};
             for (int i = k0; i < k && i < k0 + QBLOCK; i++)
-                for (int c = 0; c < n_cols; c++) s[c] = fmaf(x[(size_t)r * ldx + (size_t)i], w[i * PANEL + c0 + c], s[c]);
+                for (int c = 0; c < n_cols; c++)
+                    s[c] = fmaf(x[(size_t)r * ldx + (size_t)i], w[i * PANEL + c0 + c], s[c]);
             for (int c = 0; c < n_cols; c++) out[r * PANEL + c0 + c] += s[c];
         }
 }

@@ -1,5 +1,5 @@
-/* Elementary functions and sums that give the same bits on every ISA path: the same fused operations in the same order, one
- * value or 8 or 16 at a time. Nothing here may be contracted or reassociated by the compiler (-ffp-contract=off).
+/* Elementary functions and sums that give the same bits on every ISA path: the same fused operations in the same order,
+ * one value or 8 or 16 at a time. Nothing here may be contracted or reassociated by the compiler (-ffp-contract=off).
  *
  *   vexp, vexp_x8, vexp_x16         e^x for every float; error at most 1.01 ulp, subnormal results included
  *   vsum16, vsum16_x8, vsum16_x16   sum of 16 lanes as a fixed tree
@@ -11,8 +11,8 @@
 #include "base/half.h"
 #include "kernels/cpu/isa.h"
 
-/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r) (Cephes expf coefficients). Beyond the clamps
- * the result rounds to 0 or infinity anyway. Adding 1.5 * 2^23 leaves n in the low bits of the sum. */
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r) (Cephes expf coefficients). Beyond the
+ * clamps the result rounds to 0 or infinity anyway. Adding 1.5 * 2^23 leaves n in the low bits of the sum. */
 #define VEXP_LO     (-104.0f)
 #define VEXP_HI     89.0f
 #define VEXP_LOG2E  0x1.715476p+0f
@@ -39,7 +39,8 @@ static inline float vexp(float x) {
     p = fmaf(p, r, VEXP_P4);
     p = fmaf(p, r, VEXP_P5);
     p = fmaf(p, r * r, r) + 1.0f;
-    int32_t i = (int32_t)(f32_bits(t) - f32_bits(VEXP_MAGIC)), half = i >> 1; /* two steps: 2^n alone may not be a float */
+    int32_t i = (int32_t)(f32_bits(t) - f32_bits(VEXP_MAGIC)),
+            half = i >> 1; /* two steps: 2^n alone may not be a float */
     return p * f32_from_bits((uint32_t)(half + 127) << 23) * f32_from_bits((uint32_t)(i - half + 127) << 23);
 }
 

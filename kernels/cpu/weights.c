@@ -71,8 +71,9 @@ err weight_pack_panels(const backend *b, const weight_src *src, packed_weight **
     const wtype_info *info;
     TRY(weight_check(b, src, &info));
     size_t n_blocks = (size_t)(src->n_cols / info->block), row_bytes = n_blocks * (size_t)info->block_bytes;
-    size_t record = src->type == WTYPE_Q4_1 ? Q4_RECORD : src->type == WTYPE_Q8_0 ? Q8_RECORD
-                                                        : (size_t)info->block_bytes * PANEL;
+    size_t record = src->type == WTYPE_Q4_1   ? Q4_RECORD
+                    : src->type == WTYPE_Q8_0 ? Q8_RECORD
+                                              : (size_t)info->block_bytes * PANEL;
     int n_panels = (src->n_rows + PANEL - 1) / PANEL;
     packed_weight *w = NULL;
     TRY(weight_alloc(src, n_panels, n_blocks * record, (size_t)n_panels * n_blocks * record, &w));
@@ -114,4 +115,6 @@ void weight_free(packed_weight *w) {
     mem_free(w->data);
     mem_free(w);
 }
-size_t weight_bytes(const packed_weight *w) { return w->bytes; }
+size_t weight_bytes(const packed_weight *w) {
+    return w->bytes;
+}

@@ -1,12 +1,11 @@
 /* Packed weights and quantised activations of the CPU backends.
  *
- * A panel is 32 output columns (rows of the file's matrix), padded with zero weights; everything a tile reads lies in one
- * stream of 64-byte lines, in the order in which it is read.
+ * A panel is 32 output columns (rows of the file's matrix), padded with zero weights; everything a tile reads lies in
+ * one stream of 64-byte lines, in the order in which it is read.
  *
- *   Q4_1  per block of 32 inputs: codes [4][32 columns][4 bytes], byte i of step p = inputs 8p+i (low nibble) and 8p+4+i
- *         (high), then d [32] f16 and m [32] f16: 640 bytes, 0.625 a weight as in the file
- *   Q8_0  per block: codes + 128 as u8 [8][32 columns][4 bytes], then d [32] f16: 1088 bytes
- *   float as they are: [k][32 columns]
+ *   Q4_1  per block of 32 inputs: codes [4][32 columns][4 bytes], byte i of step p = inputs 8p+i (low nibble) and
+ * 8p+4+i (high), then d [32] f16 and m [32] f16: 640 bytes, 0.625 a weight as in the file Q8_0  per block: codes + 128
+ * as u8 [8][32 columns][4 bytes], then d [32] f16: 1088 bytes float as they are: [k][32 columns]
  */
 #ifndef KVLAB_KERNELS_CPU_WEIGHTS_H
 #define KVLAB_KERNELS_CPU_WEIGHTS_H
@@ -15,24 +14,26 @@
 #include "base/half.h"
 
 enum {
-    QBLOCK = 32,       /* inputs per quantised block, of weights and of activations */
-    PANEL = 32,        /* output columns of a panel */
-    PANEL_HALF = 16,   /* the unit in which threads divide columns */
-    Q4_CODES = 512, Q4_RECORD = 640,
-    Q8_CODES = 1024, Q8_RECORD = 1088,
+    QBLOCK = 32,     /* inputs per quantised block, of weights and of activations */
+    PANEL = 32,      /* output columns of a panel */
+    PANEL_HALF = 16, /* the unit in which threads divide columns */
+    Q4_CODES = 512,
+    Q4_RECORD = 640,
+    Q8_CODES = 1024,
+    Q8_RECORD = 1088,
 };
 
 struct packed_weight {
     wtype type;
-    int n, k;           /* outputs, inputs */
+    int n, k; /* outputs, inputs */
     int n_panels;
     size_t panel_bytes; /* rows as in the file (reference backend): bytes of one row */
     size_t bytes;
     uint8_t *data;
 };
 
-/* 32 activations of a row, rounded to int8: x ~ scale * q. A block holding an infinity or NaN has scale and sum NaN, so that its
- * row of outputs is NaN. */
+/* 32 activations of a row, rounded to int8: x ~ scale * q. A block holding an infinity or NaN has scale and sum NaN, so
+ * that its row of outputs is NaN. */
 typedef struct act_block {
     int8_t q[QBLOCK]; /* -127 .. 127 */
     float scale;      /* max |x| / 127; 0 for a block of zeros */
@@ -40,20 +41,26 @@ typedef struct act_block {
     int32_t isum;     /* sum of q */
 } act_block;
 
-static inline size_t act_blocks(int k) { return k % QBLOCK ? 0 : (size_t)k / QBLOCK; } /* per row; 0: not quantised */
+static inline size_t act_blocks(int k) {
+    return k % QBLOCK ? 0 : (size_t)k / QBLOCK;
+} /* per row; 0: not quantised */
 
-/* From max |x| of a block: its scale, and what x is multiplied with before rounding to the nearest, ties to even. inverse 0: all
- * codes are 0 (a block of zeros, or so small that 127 / max would overflow; or not finite, and the scale is NaN). */
+/* From max |x| of a block: its scale, and what x is multiplied with before rounding to the nearest, ties to even.
+ * inverse 0: all codes are 0 (a block of zeros, or so small that 127 / max would overflow; or not finite, and the scale
+ * is NaN). */
 static inline void act_block_scale(float max, float *scale, float *inverse) {
     bool finite = max < INFINITY, usable = finite && max >= 0x1p-100f;
     *scale = usable ? max / 127.0f : finite ? 0.0f : NAN;
     *inverse = usable ? 127.0f / max : 0.0f;
 }
 
-static inline bool wtype_is_quantised(wtype t) { return t == WTYPE_Q4_1 || t == WTYPE_Q8_0; }
+static inline bool wtype_is_quantised(wtype t) {
+    return t == WTYPE_Q4_1 || t == WTYPE_Q8_0;
+}
 
 MUST err weight_pack_panels(const backend *b, const weight_src *src, packed_weight **out);
-MUST err weight_pack_rows(const backend *b, const weight_src *src, packed_weight **out); /* a plain copy, for "reference" */
+MUST err weight_pack_rows(const backend *b, const weight_src *src,
+                          packed_weight **out); /* a plain copy, for "reference" */
 void weight_free(packed_weight *w);
 size_t weight_bytes(const packed_weight *w);
 #endif

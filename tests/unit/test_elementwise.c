@@ -20,9 +20,15 @@ TARGET_AVX2 static void exp_avx2(const float *x, float *y) {
     _mm256_storeu_ps(y, vexp_x8(_mm256_loadu_ps(x)));
     _mm256_storeu_ps(y + 8, vexp_x8(_mm256_loadu_ps(x + 8)));
 }
-TARGET_AVX512 static void exp_avx512(const float *x, float *y) { _mm512_storeu_ps(y, vexp_x16(_mm512_loadu_ps(x))); }
-TARGET_AVX2 static float sum_avx2(const float *x) { return vsum16_x8(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)); }
-TARGET_AVX512 static float sum_avx512(const float *x) { return vsum16_x16(_mm512_loadu_ps(x)); }
+TARGET_AVX512 static void exp_avx512(const float *x, float *y) {
+    _mm512_storeu_ps(y, vexp_x16(_mm512_loadu_ps(x)));
+}
+TARGET_AVX2 static float sum_avx2(const float *x) {
+    return vsum16_x8(_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8));
+}
+TARGET_AVX512 static float sum_avx512(const float *x) {
+    return vsum16_x16(_mm512_loadu_ps(x));
+}
 
 static double ulps(float got, double want) {
     int e;
@@ -169,11 +175,13 @@ static void rope_rotates_pairs_and_nothing_else(void **state) {
     rng r = rng_make(seed_get(), 5);
     enum { N_POS = 50 };
     for (int round = 0; round < 60; round++) {
-        const int head_dim = 2 * (1 + (int)rng_below(&r, 40)), n_dims = 2 * (1 + (int)rng_below(&r, (uint32_t)head_dim / 2));
+        const int head_dim = 2 * (1 + (int)rng_below(&r, 40)),
+                  n_dims = 2 * (1 + (int)rng_below(&r, (uint32_t)head_dim / 2));
         const int m = 1 + (int)rng_below(&r, 5), n_heads = 1 + (int)rng_below(&r, 4);
         const size_t ldx = (size_t)(head_dim * n_heads) + rng_below(&r, 9);
         const size_t size = (size_t)(m - 1) * ldx + (size_t)(head_dim * n_heads);
-        float *cos_t = malloc(sizeof(float) * (size_t)(N_POS * n_dims / 2)), *sin_t = malloc(sizeof(float) * (size_t)(N_POS * n_dims / 2));
+        float *cos_t = malloc(sizeof(float) * (size_t)(N_POS * n_dims / 2)),
+              *sin_t = malloc(sizeof(float) * (size_t)(N_POS * n_dims / 2));
         for (int pos = 0; pos < N_POS; pos++)
             for (int i = 0; i < n_dims / 2; i++) {
                 double angle = pos * pow(1e4, -2.0 * i / n_dims);
