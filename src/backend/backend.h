@@ -113,7 +113,7 @@ typedef struct backend {
     const char *isa;  /* "scalar", "avx2", "avx512-vnni" as dispatched; part of every result */
     math_mode math;
 
-    /* weights: packed once at load (single-threaded call) */
+    /* weights: packed once at load (single-threaded call); src->data is not needed afterwards */
     err (*weight_pack)(const struct backend *b, const weight_src *src, packed_weight **out);
     void (*weight_free)(packed_weight *w);
     size_t (*weight_bytes)(const packed_weight *w); /* bytes read by one decode step */

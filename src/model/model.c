@@ -1,4 +1,5 @@
-/* Loading: every tensor is demanded with its shape, packed by the backend; tensors that nobody asked for are refused. */
+/* Loading: every tensor is demanded with its shape, packed by the backend; tensors that nobody asked for are refused.
+ */
 #include "model/model.h"
 
 #include <math.h>
@@ -14,7 +15,9 @@ typedef struct loader {
     float *norm_next;
 } loader;
 
-static void mark_used(loader *l, const gguf_tensor *t) { l->used[t - gguf_tensor_at(l->m->file, 0)] = true; }
+static void mark_used(loader *l, const gguf_tensor *t) {
+    l->used[t - gguf_tensor_at(l->m->file, 0)] = true;
+}
 
 static MUST err bind_matrix(loader *l, const char *name, int n_rows, int n_cols, packed_weight **out) {
     uint64_t dim[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
@@ -23,6 +26,30 @@ static MUST err bind_matrix(loader *l, const char *name, int n_rows, int n_cols,
     mark_used(l, t);
     weight_src src = {t->data, (wtype)t->type, n_rows, n_cols, name};
     return l->m->be->weight_pack(l->m->be, &src, out);
+}
+
+/* Files of architecture llama hold the rows of q and k permuted for RoPE on adjacent pairs: row 2i + j of a head is
+ * channel j * d/2 + i. They are put back, so that a channel of K means the same as in the papers and in transformers:
+ * groups of 32 channels of a quantised key are its two halves, not 16 pairs (on SmolLM2 the KL of K4V4 in groups of 32
+ * is 0.0041 this way and 0.0089 the other). */
+static MUST err bind_rotary(loader *l, const char *name, int n_heads, int n_cols, packed_weight **out) {
+    const model_params *p = &l->m->p;
+    int d = p->head_dim, half = p->rope_dims / 2, n_rows = n_heads * d;
+    uint64_t dim[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
+    const gguf_tensor *t;
+    TRY(gguf_tensor_demand(l->m->file, name, 2, dim, &t));
+    mark_used(l, t);
+    size_t row = wtype_row_bytes((wtype)t->type, (size_t)n_cols);
+    char *rows;
+    TRY(mem_alloc(MEM_OTHER, row * (size_t)n_rows, &rows));
+    for (int r = 0; r < n_rows; r++) {
+        int c = r % d, to = c >= p->rope_dims ? c : c % 2 * half + c / 2;
+        memcpy(rows + (size_t)(r - c + to) * row, (const char *)t->data + (size_t)r * row, row);
+    }
+    weight_src src = {rows, (wtype)t->type, n_rows, n_cols, name};
+    err e = l->m->be->weight_pack(l->m->be, &src, out);
+    mem_free(rows);
+    return e;
 }
 
 static MUST err bind_norm(loader *l, const char *name, int n, const float **out) {
@@ -40,9 +67,12 @@ static MUST err load_layer(loader *l, int i) {
     const model_params *p = &l->m->p;
     model_layer *y = &l->m->layers[i];
     int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv * p->head_dim;
-    struct { const char *name; int rows, cols; packed_weight **out; } mats[] = {
-        {"attn_q", q_dim, p->n_embd, &y->q},       {"attn_k", kv_dim, p->n_embd, &y->k},
-        {"attn_v", kv_dim, p->n_embd, &y->v},      {"attn_output", p->n_embd, q_dim, &y->o},
+    struct {
+        const char *name;
+        int rows, cols;
+        packed_weight **out;
+    } mats[] = {
+        {"attn_v", kv_dim, p->n_embd, &y->v},       {"attn_output", p->n_embd, q_dim, &y->o},
         {"ffn_gate", p->n_ff, p->n_embd, &y->gate}, {"ffn_up", p->n_ff, p->n_embd, &y->up},
         {"ffn_down", p->n_embd, p->n_ff, &y->down},
     };
@@ -51,6 +81,10 @@ static MUST err load_layer(loader *l, int i) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", i, mats[j].name);
         TRY(bind_matrix(l, name, mats[j].rows, mats[j].cols, mats[j].out));
     }
+    snprintf(name, sizeof name, "blk.%d.attn_q.weight", i);
+    TRY(bind_rotary(l, name, p->n_heads, p->n_embd, &y->q));
+    snprintf(name, sizeof name, "blk.%d.attn_k.weight", i);
+    TRY(bind_rotary(l, name, p->n_kv, p->n_embd, &y->k));
     snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
     TRY(bind_norm(l, name, p->n_embd, &y->attn_norm));
     snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i);
@@ -70,7 +104,7 @@ static MUST err make_rope(model *m, int n_pos) {
             sn[(size_t)pos * (size_t)half + (size_t)i] = (float)sin(pos * theta);
         }
     }
-    m->rope = (rope_table){cs, sn, n_pos, m->p.rope_dims, false};
+    m->rope = (rope_table){cs, sn, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
     return OK;
 }
 
@@ -87,8 +121,8 @@ static MUST err load_all(loader *l) {
     for (int i = 0; i < gguf_n_tensors(m->file); i++)
         if (!l->used[i]) {
             gguf_str n = gguf_tensor_at(m->file, i)->name;
-            return ERR(ERR_UNSUPPORTED, "%s: tensor '%.*s' is not part of architecture %s as kvlab runs it", gguf_path(m->file),
-                       (int)(n.n < 128 ? n.n : 128), n.p, p->arch);
+            return ERR(ERR_UNSUPPORTED, "%s: tensor '%.*s' is not part of architecture %s as kvlab runs it",
+                       gguf_path(m->file), (int)(n.n < 128 ? n.n : 128), n.p, p->arch);
         }
     return OK;
 }
@@ -102,7 +136,8 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
     GOTO(fail, e, gguf_open(path, &m->file));
     GOTO(fail, e, model_read_params(m->file, &m->p));
     if (context > m->p.context) {
-        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model is trained for %d", path, context, m->p.context);
+        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model is trained for %d", path, context,
+                m->p.context);
         goto fail;
     }
     size_t n_norm = ((size_t)m->p.n_layers * 2 + 1) * (size_t)m->p.n_embd;

@@ -10,8 +10,7 @@ static MUST err demand_u32(const gguf *g, const char *arch, const char *field, u
     uint32_t v;
     snprintf(key, sizeof key, "%s.%s", arch, field);
     TRY(gguf_get_u32(g, key, &v));
-    if (v < lo || v > hi)
-        return ERR(ERR_FORMAT, "%s: %s is %u, expected %u to %u", gguf_path(g), key, v, lo, hi);
+    if (v < lo || v > hi) return ERR(ERR_FORMAT, "%s: %s is %u, expected %u to %u", gguf_path(g), key, v, lo, hi);
     *out = (int)v;
     return OK;
 }
@@ -44,7 +43,8 @@ static MUST err refuse_variants(const gguf *g, const char *arch) {
         if (!gguf_has(g, key)) continue;
         uint32_t v;
         TRY(gguf_get_u32(g, key, &v));
-        if (v) return ERR(ERR_UNSUPPORTED, "%s: %s = %u is not supported (supported: absent or 0)", gguf_path(g), key, v);
+        if (v)
+            return ERR(ERR_UNSUPPORTED, "%s: %s = %u is not supported (supported: absent or 0)", gguf_path(g), key, v);
     }
     return OK;
 }
@@ -73,8 +73,10 @@ MUST err model_read_params(const gguf *g, model_params *out) {
     if (p.n_heads % p.n_kv)
         return ERR(ERR_FORMAT, "%s: %d query heads are no multiple of %d KV heads", gguf_path(g), p.n_heads, p.n_kv);
     if (!gguf_has(g, "llama.attention.key_length") && p.n_embd % p.n_heads)
-        return ERR(ERR_FORMAT, "%s: embedding length %d is no multiple of %d query heads", gguf_path(g), p.n_embd, p.n_heads);
-    TRY(optional_u32(g, p.arch, "attention.key_length", (uint32_t)(p.n_embd / p.n_heads), 1, KV_MAX_HEAD_DIM, &p.head_dim));
+        return ERR(ERR_FORMAT, "%s: embedding length %d is no multiple of %d query heads", gguf_path(g), p.n_embd,
+                   p.n_heads);
+    TRY(optional_u32(g, p.arch, "attention.key_length", (uint32_t)(p.n_embd / p.n_heads), 1, KV_MAX_HEAD_DIM,
+                     &p.head_dim));
     int value_length;
     TRY(optional_u32(g, p.arch, "attention.value_length", (uint32_t)p.head_dim, 1, KV_MAX_HEAD_DIM, &value_length));
     if (value_length != p.head_dim)
