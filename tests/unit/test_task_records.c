@@ -168,12 +168,15 @@ static void passkey_hides_one_key_at_its_depth(void **state) {
     assert_int_equal(task_n_items(t), 12);
     assert_int_equal(task_prompt_tokens(t), 1500);
     char previous[40] = "";
+    static const char line[] = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
+    token_list line_ids = {0};
+    assert_ok(tokenizer_encode(engine_tokenizer(e), line, sizeof line - 1, false, false, &line_ids));
     for (int i = 0; i < 12; i++) {
         task_item *it = NULL;
         assert_ok(task_item_open(t, i, &it));
         int length = (i / 3) % 2 ? 1500 : 900;
         char *prompt = decode(&it->prompt, false), *gold = decode(&it->target, false);
-        assert_true(it->prompt.n <= length && it->prompt.n > length - 120); /* at most one line short */
+        assert_true(it->prompt.n <= length && it->prompt.n > length - line_ids.n); /* not one line more would fit */
         assert_int_equal(it->target.n, 7);
         assert_int_equal(it->feed.n, 6);
         assert_true(it->scores_prefill && it->n_lead == 0 && it->n_generate == 9);
@@ -194,6 +197,7 @@ static void passkey_hides_one_key_at_its_depth(void **state) {
         mem_free(gold);
         task_item_close(it);
     }
+    token_list_free(&line_ids);
     task_destroy(t);
 }
 
