@@ -8,8 +8,9 @@
 #include "run/runner.h"
 
 static err judge(const results *r) {
-    int bad = r->n_failed + r->n_crashed;
-    if (!bad) return OK;
+    int bad = r->n_failed + r->n_crashed, noise = results_bad_noise(r);
+    if (!bad && !noise) return OK;
+    if (!bad) return ERR(ERR_FAILED, "%d records of the noise floor failed: `kvlab status %s` lists them", noise, r->dir);
     return ERR(ERR_FAILED, "%d of %d units failed: `kvlab status %s` lists them", bad, r->n_expected, r->dir);
 }
 

@@ -29,6 +29,24 @@ static void total(const results *r, int n[N_STATES]) {
     for (int p = 0; p < r->n_points; p++) count_point(r, p, n);
 }
 
+/* Records that are not ok, noise floor included. */
+static void visit_bad(const results *r, void (*visit)(void *arg, const unit_record *u), void *arg) {
+    size_t per_point = (size_t)r->n_tasks * (size_t)r->max_items;
+    for (size_t i = 0; i < (size_t)r->n_points * per_point; i++)
+        if (r->unit[i] && r->unit[i]->status != UNIT_OK) visit(arg, r->unit[i]);
+    for (size_t i = 0; i < (size_t)r->n_groups * per_point; i++)
+        if (r->noise[i] && r->noise[i]->status != UNIT_OK) visit(arg, r->noise[i]);
+}
+
+static void add_bad(void *arg, const unit_record *u) {
+    json_array_append_new(arg, json_pack("{s:o,s:o,s:i,s:s,s:o}", "point", jsonx_text(u->label), "task", jsonx_text(u->task), "item", u->item,
+                                         "status", unit_status_name(u->status), "text", jsonx_text(u->text)));
+}
+
+static void print_bad(void *arg, const unit_record *u) {
+    printf("%s: %s, %s %d: %s\n", unit_status_name(u->status), u->label, u->task, u->item, u->text);
+}
+
 static err print_json(const results *r) {
     int all[N_STATES];
     total(r, all);
@@ -38,14 +56,8 @@ static err print_json(const results *r) {
         count_point(r, p, n);
         json_array_append_new(points, json_pack("{s:s,s:o,s:o}", "id", r->points[p].id, "label", jsonx_text(r->points[p].label), "units",
                                                 counts_to_json(n)));
-        for (int t = 0; t < r->n_tasks; t++)
-            for (int i = 0; i < r->tasks[t].n_items; i++) {
-                const unit_record *u = results_unit(r, p, t, i);
-                if (!u || u->status == UNIT_OK) continue;
-                json_array_append_new(bad, json_pack("{s:o,s:o,s:i,s:s,s:o}", "point", jsonx_text(u->label), "task", jsonx_text(u->task), "item",
-                                                     u->item, "status", unit_status_name(u->status), "text", jsonx_text(u->text)));
-            }
     }
+    visit_bad(r, add_bad, bad);
     json_t *root = json_pack("{s:o,s:s,s:i,s:o,s:o,s:o,s:i}", "name", jsonx_text(r->name), "sweep_id", r->sweep_id, "expected", r->n_expected,
                              "units", counts_to_json(all), "points", points, "not_ok", bad, "corrupted_lines", r->n_corrupt_lines);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
@@ -70,13 +82,7 @@ static void print_text(const results *r) {
         if (n[UNIT_CRASHED]) printf("  %d crashed", n[UNIT_CRASHED]);
         putchar('\n');
     }
-    for (int p = 0; p < r->n_points; p++)
-        for (int t = 0; t < r->n_tasks; t++)
-            for (int i = 0; i < r->tasks[t].n_items; i++) {
-                const unit_record *u = results_unit(r, p, t, i);
-                if (u && (u->status == UNIT_FAILED || u->status == UNIT_CRASHED))
-                    printf("%s: %s, %s %d: %s\n", unit_status_name(u->status), u->label, u->task, u->item, u->text);
-            }
+    visit_bad(r, print_bad, NULL);
     if (all[MISSING] || all[UNIT_CRASHED]) printf("`kvlab resume %s` computes what is missing\n", r->dir);
 }
 

@@ -407,6 +407,13 @@ err results_load(const char *dir, results **out) {
 
 /* ---- columns ---- */
 
+int results_bad_noise(const results *r) {
+    int n = 0;
+    for (size_t i = 0, end = (size_t)r->n_groups * (size_t)r->n_tasks * (size_t)r->max_items; i < end; i++)
+        n += r->noise[i] && (r->noise[i]->status == UNIT_FAILED || r->noise[i]->status == UNIT_CRASHED);
+    return n;
+}
+
 int results_find_metric(const results *r, int t, const char *name) {
     for (int m = 0; m < r->tasks[t].n_metrics; m++)
         if (strcmp(r->tasks[t].metrics[m].name, name) == 0) return m;

@@ -80,6 +80,7 @@ static inline unit_record *results_unit(const results *r, int p, int t, int i) {
 static inline unit_record *results_noise(const results *r, int g, int t, int i) {
     return r->noise[((size_t)g * (size_t)r->n_tasks + (size_t)t) * (size_t)r->max_items + (size_t)i];
 }
+int results_bad_noise(const results *r); /* noise records that failed or crashed; not among the counts of units */
 int results_find_metric(const results *r, int t, const char *name); /* -1 if the task has none of that name */
 /* x[n_items] of one point and task by record; NaN where the unit is missing, not ok or the metric does not apply. */
 void results_column(const results *r, int p, int t, const char *metric, double *x);

@@ -6,7 +6,7 @@ cat >s.yaml <<'Y'
 name: crash
 model: {path: tiny.gguf}
 data: {text: text.txt}
-engine: {threads: 2}
+engine: {threads: 1}
 tasks:
   - {preset: lm, context: 160, tokens: 24, records: 12, skip: 50, stride: 200}
   - {preset: repeat_back, span: 32, filler: 64, records: 12, skip: 3000, stride: 200}
@@ -83,6 +83,6 @@ wait $pid
 "$kvlab" run s.yaml -o parts -q --limit 2 >/dev/null 2>&1
 "$kvlab" run s.yaml -o parts -q >/dev/null 2>&1
 same "a sweep in parts equals one run" parts
-"$kvlab" run s.yaml -o one -q --threads 1 >/dev/null 2>&1
-same "one thread equals two" one
+"$kvlab" run s.yaml -o two -q --threads 2 >/dev/null 2>&1
+same "two threads equal one" two
 finish
