@@ -1,14 +1,15 @@
 /* Percentile bootstrap over records (Efron & Tibshirani 1993, chapter 13).
  *
- * Resample r draws record indices from (seed, r) alone, so any two columns of the same length are resampled together: a policy, its
- * reference and their difference share their records, and the interval of a difference is paired. */
+ * Resample r draws record indices from (seed, r) alone, so any two columns of the same length are resampled together: a
+ * policy, its reference and their difference share their records, and the interval of a difference is paired. */
 #include <math.h>
 #include <stdlib.h>
 #include "base/mem.h"
 #include "base/rng.h"
 #include "stats/stats.h"
 
-/* Two 32-bit draws per random word, mapped to 0..n-1 by multiplication; the bias, n / 2^32, is far below the resampling noise. */
+/* Two 32-bit draws per random word, mapped to 0..n-1 by multiplication; the bias, n / 2^32, is far below the resampling
+ * noise. */
 static double resample_mean(const double *x, int n, uint64_t seed, int r) {
     double sum = 0;
     for (int i = 0; i < n; i += 2) {
@@ -80,7 +81,8 @@ interval stats_paired(const double *a, const double *b, int n, stats_conf c) {
     return v;
 }
 
-/* Twice the smaller tail of the bootstrap distribution around 0; (k + 1) / (B + 1) keeps it above 0 (Davison & Hinkley 1997, 4.2). */
+/* Twice the smaller tail of the bootstrap distribution around 0; (k + 1) / (B + 1) keeps it above 0 (Davison & Hinkley
+ * 1997, 4.2). */
 double stats_paired_p(const double *a, const double *b, int n, stats_conf c) {
     int m;
     double p = NAN, *x = present(a, b, n, &m), *means = NULL;

@@ -1,15 +1,17 @@
 /* Fidelity of a predicted distribution against the full cache's, over the whole vocabulary in f64.
  *
- * The vocabulary is walked in blocks of LANES entries; lane j sums entries j, j + LANES, ... and the lanes are added in order, so the
- * result depends on the two rows alone and compilers turn a block into vector code without being allowed to reorder anything. */
+ * The vocabulary is walked in blocks of LANES entries; lane j sums entries j, j + LANES, ... and the lanes are added in
+ * order, so the result depends on the two rows alone and compilers turn a block into vector code without being allowed
+ * to reorder anything. */
 #include <math.h>
 #include <string.h>
 #include "stats/stats.h"
 
 enum { LANES = 8, TOP = 5 };
 
-/* exp(x) for x <= 0 within about 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^13, scaled by 2^n through the exponent bits.
- * Below -708 (where 2^n would be subnormal) it is 0: such an entry adds less than 1e-307 to a sum that is at least 1. */
+/* exp(x) for x <= 0 within about 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, Taylor to r^13, scaled by 2^n through the
+ * exponent bits. Below -708 (where 2^n would be subnormal) it is 0: such an entry adds less than 1e-307 to a sum that
+ * is at least 1. */
 static inline double exp_nonpositive(double x) {
     const double log2e = 1.4426950408889634, ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
     const double round_bias = 6755399441055744.0; /* 1.5 * 2^52: adding it rounds to an integer held in the low bits */
@@ -51,10 +53,13 @@ static float max_of(const float *x, int n) {
     return best;
 }
 
-typedef struct sums { double zp, zq, cross; } sums;
+typedef struct sums {
+    double zp, zq, cross;
+} sums;
 
 /* zp = sum e^(p - max p), zq likewise, cross = sum e^(p - max p) ((p - max p) - (q - max q)). */
-static inline __attribute__((always_inline)) sums sums_body(const float *p, const float *q, int n, double max_p, double max_q) {
+static inline __attribute__((always_inline)) sums sums_body(const float *p, const float *q, int n, double max_p,
+                                                            double max_q) {
     double zp[LANES] = {0}, zq[LANES] = {0}, cross[LANES] = {0};
     int i = 0;
     for (; i + LANES <= n; i += LANES) {
@@ -88,17 +93,20 @@ static inline __attribute__((always_inline)) sums sums_body(const float *p, cons
 
 #if defined(__x86_64__)
 /* The same operations in the same order on wider registers: the bits are equal on every machine. */
-__attribute__((target("avx2"))) static sums sums_avx2(const float *p, const float *q, int n, double max_p, double max_q) {
+__attribute__((target("avx2"))) static sums sums_avx2(const float *p, const float *q, int n, double max_p,
+                                                      double max_q) {
     return sums_body(p, q, n, max_p, max_q);
 }
-__attribute__((target("avx512f,avx512dq"))) static sums sums_avx512(const float *p, const float *q, int n, double max_p, double max_q) {
+__attribute__((target("avx512f,avx512dq"))) static sums sums_avx512(const float *p, const float *q, int n, double max_p,
+                                                                    double max_q) {
     return sums_body(p, q, n, max_p, max_q);
 }
 #endif
 
 static sums sums_of(const float *p, const float *q, int n, double max_p, double max_q) {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return sums_avx512(p, q, n, max_p, max_q);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
+        return sums_avx512(p, q, n, max_p, max_q);
     if (__builtin_cpu_supports("avx2")) return sums_avx2(p, q, n, max_p, max_q);
 #endif
     return sums_body(p, q, n, max_p, max_q);

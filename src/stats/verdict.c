@@ -1,4 +1,5 @@
-/* What a difference says: verdicts against a noise floor, and Holm's correction when several differences are read together. */
+/* What a difference says: verdicts against a noise floor, and Holm's correction when several differences are read
+ * together. */
 #include <math.h>
 #include <stdlib.h>
 #include "base/mem.h"
@@ -12,7 +13,10 @@ verdict stats_verdict(interval d, double noise_floor) {
     return d.lo > 0 ? VERDICT_HIGHER : VERDICT_LOWER;
 }
 
-typedef struct ranked { double p; int index; } ranked;
+typedef struct ranked {
+    double p;
+    int index;
+} ranked;
 
 static int compare_ranked(const void *a, const void *b) {
     const ranked *x = a, *y = b;
@@ -20,8 +24,8 @@ static int compare_ranked(const void *a, const void *b) {
     return x->index - y->index;
 }
 
-/* The smallest of m times m, the next times m - 1, ..., each at least its predecessor and at most 1 (Holm 1979). NaN entries are no
- * tests: they stay and do not count. */
+/* The smallest of m times m, the next times m - 1, ..., each at least its predecessor and at most 1 (Holm 1979). NaN
+ * entries are no tests: they stay and do not count. */
 void stats_holm(double *p, int m) {
     ranked *order = NULL;
     int n = 0;

@@ -3,22 +3,29 @@
 #include "base/mem.h"
 #include "base/rng.h"
 
-static const char repeated_line[] = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
+static const char repeated_line[] =
+    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
 
 /* None of them holds a digit or speaks of keys. */
 static const char *const sentences[] = {
-    "The river runs past the mill.",         "A cart rolls slowly down the hill.",   "The baker opens his shop at dawn.",
-    "Two boats wait at the old pier.",       "Snow covers the roofs of the town.",   "The children play in the yard.",
-    "A dog sleeps under the table.",         "The lamp in the hall is still lit.",   "Rain falls on the empty street.",
-    "The train leaves from the far side.",   "She waters the plants by the door.",   "He reads the paper after lunch.",
-    "The wind moves the tall grass.",        "Birds gather on the telegraph wire.",  "The market closes before dark.",
-    "A letter lies on the desk.",            "The clock in the tower is slow.",      "They walk along the canal.",
-    "The soup is warm and a little salty.",  "An old song plays on the radio.",      "The carpenter mends a broken chair.",
-    "Clouds drift over the valley.",         "The cat watches from the window.",     "The bridge was painted last spring.",
-    "Leaves collect beside the wall.",       "The ferry crosses twice a day.",       "A neighbour borrows the ladder.",
-    "The garden gate will not shut.",        "Fresh bread cools on the shelf.",      "The path turns left at the oak.",
-    "Someone is sweeping the stairs.",       "The harbour is quiet this morning.",   "The tailor measures the cloth.",
-    "A kettle sings in the kitchen.",        "The fields beyond are full of barley.", "The postman whistles as he walks.",
+    "The river runs past the mill.",         "A cart rolls slowly down the hill.",
+    "The baker opens his shop at dawn.",     "Two boats wait at the old pier.",
+    "Snow covers the roofs of the town.",    "The children play in the yard.",
+    "A dog sleeps under the table.",         "The lamp in the hall is still lit.",
+    "Rain falls on the empty street.",       "The train leaves from the far side.",
+    "She waters the plants by the door.",    "He reads the paper after lunch.",
+    "The wind moves the tall grass.",        "Birds gather on the telegraph wire.",
+    "The market closes before dark.",        "A letter lies on the desk.",
+    "The clock in the tower is slow.",       "They walk along the canal.",
+    "The soup is warm and a little salty.",  "An old song plays on the radio.",
+    "The carpenter mends a broken chair.",   "Clouds drift over the valley.",
+    "The cat watches from the window.",      "The bridge was painted last spring.",
+    "Leaves collect beside the wall.",       "The ferry crosses twice a day.",
+    "A neighbour borrows the ladder.",       "The garden gate will not shut.",
+    "Fresh bread cools on the shelf.",       "The path turns left at the oak.",
+    "Someone is sweeping the stairs.",       "The harbour is quiet this morning.",
+    "The tailor measures the cloth.",        "A kettle sings in the kitchen.",
+    "The fields beyond are full of barley.", "The postman whistles as he walks.",
 };
 enum { N_SENTENCES = sizeof sentences / sizeof *sentences, SENTENCES_PER_LINE = 5, LINE_MAX_BYTES = 256 };
 
@@ -60,7 +67,8 @@ static char *write_context(const haystack_spec *h, int n_lines) {
     return text;
 }
 
-static err encode_with_lines(const haystack_spec *h, const gguf *file, const tokenizer *tok, int n_lines, token_list *head, token_list *tail) {
+static err encode_with_lines(const haystack_spec *h, const gguf *file, const tokenizer *tok, int n_lines,
+                             token_list *head, token_list *tail) {
     char *context = write_context(h, n_lines), *rendered = NULL, *rest = NULL;
     err e = context ? OK : ERR(ERR_NOMEM, "no memory for a prompt of %d lines", n_lines);
     head->n = tail->n = 0;
@@ -87,10 +95,13 @@ static err encode_with_lines(const haystack_spec *h, const gguf *file, const tok
     return e;
 }
 
-err haystack_build(const haystack_spec *h, const gguf *file, const tokenizer *tok, token_list *head, token_list *tail, int *n_lines) {
+err haystack_build(const haystack_spec *h, const gguf *file, const tokenizer *tok, token_list *head, token_list *tail,
+                   int *n_lines) {
     TRY(encode_with_lines(h, file, tok, 0, head, tail));
     int fixed = head->n + tail->n;
-    if (fixed > h->length) return ERR(ERR_USAGE, "a prompt of %d tokens has no room for question and needle, which take %d", h->length, fixed);
+    if (fixed > h->length)
+        return ERR(ERR_USAGE, "a prompt of %d tokens has no room for question and needle, which take %d", h->length,
+                   fixed);
     TRY(encode_with_lines(h, file, tok, 8, head, tail));
     /* The largest number of lines that fits: lines cost nearly the same, so the first guess is off by a few at most. */
     int n = (int)((double)(h->length - fixed) * 8 / (head->n + tail->n - fixed));

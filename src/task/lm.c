@@ -1,10 +1,14 @@
-/* `lm`: language modelling over a compressed context. A window of natural text is prefilled and compressed; the tokens that follow it are
- * fed one after the other, and each predicts its successor. What the prefill itself predicts is left out: nothing compressed was read yet. */
+/* `lm`: language modelling over a compressed context. A window of natural text is prefilled and compressed; the tokens
+ * that follow it are fed one after the other, and each predicts its successor. What the prefill itself predicts is left
+ * out: nothing compressed was read yet. */
 #include <math.h>
 #include <stdio.h>
 #include "task/task_impl.h"
 
-typedef struct lm_conf { int context, tokens, skip, stride, records, limit; const char *text; } lm_conf;
+typedef struct lm_conf {
+    int context, tokens, skip, stride, records, limit;
+    const char *text;
+} lm_conf;
 static const field lm_fields[] = {
     FIELD_INT(lm_conf, context, 1792, 1, 1 << 20, "tokens of compressed context"),
     FIELD_INT(lm_conf, tokens, 128, 1, 1 << 16, "scored tokens that follow"),
@@ -20,14 +24,18 @@ enum { NLL, PERPLEXITY, KL, KL_P90, TOP1, TOP5, DNLL, N_METRICS };
 static const task_metric lm_metrics[N_METRICS] = {
     [NLL] = {"nll", "nats", "mean negative log-likelihood of the scored tokens", METRIC_LOWER, false},
     [PERPLEXITY] = {"perplexity", "", "exp of nll", METRIC_LOWER, false},
-    [KL] = {"kl", "nats", "KL divergence from the full cache's prediction, mean over scored tokens", METRIC_LOWER, false},
+    [KL] = {"kl", "nats", "KL divergence from the full cache's prediction, mean over scored tokens", METRIC_LOWER,
+            false},
     [KL_P90] = {"kl_p90", "nats", "90 % quantile of KL over scored tokens", METRIC_LOWER, false},
     [TOP1] = {"top1", "", "share of tokens whose most likely prediction equals the full cache's", METRIC_HIGHER, false},
     [TOP5] = {"top5", "", "overlap of the five most likely predictions with the full cache's", METRIC_HIGHER, false},
     [DNLL] = {"dnll", "nats", "nll minus the full cache's", METRIC_LOWER, false},
 };
 
-typedef struct lm { lm_conf c; text_windows w; } lm;
+typedef struct lm {
+    lm_conf c;
+    text_windows w;
+} lm;
 
 static err lm_create(task *t, const node *conf) {
     lm *m = NULL;
@@ -35,14 +43,17 @@ static err lm_create(task *t, const node *conf) {
     t->impl = m;
     lm_conf *c = &m->c;
     TRY(fields_read(conf, lm_fields, c));
-    TRY(text_windows_open(t, conf, c->text, c->context + c->tokens + 1, c->skip, c->stride, c->records, c->limit, &m->w));
+    TRY(text_windows_open(t, conf, c->text, c->context + c->tokens + 1, c->skip, c->stride, c->records, c->limit,
+                          &m->w));
     t->n_items = m->w.n;
     t->max_prompt = c->context;
     t->max_feed = c->tokens;
     return OK;
 }
 
-static void lm_destroy(task *t) { token_list_free(&((lm *)t->impl)->w.tokens); }
+static void lm_destroy(task *t) {
+    token_list_free(&((lm *)t->impl)->w.tokens);
+}
 
 static err lm_open(const task *t, int i, task_item *it) {
     const lm *m = t->impl;

@@ -1,19 +1,26 @@
-/* `repeat_back`: a span of text and some other text are prefilled and compressed; then the span comes again, and each of its tokens predicts
- * the next. The compression has not seen what will be asked for, so scorers that watch the last queries lose it. The second copy's first
- * token has no prediction of its own kind (nothing says yet that a copy begins) and is not scored. */
+/* `repeat_back`: a span of text and some other text are prefilled and compressed; then the span comes again, and each
+ * of its tokens predicts the next. The compression has not seen what will be asked for, so scorers that watch the last
+ * queries lose it. The second copy's first token has no prediction of its own kind (nothing says yet that a copy
+ * begins) and is not scored. */
 #include <math.h>
 #include <stdio.h>
 #include "task/task_impl.h"
 
-typedef struct repeat_conf { int span, filler, skip, stride, records, limit; bool first_copy; const char *text; } repeat_conf;
+typedef struct repeat_conf {
+    int span, filler, skip, stride, records, limit;
+    bool first_copy;
+    const char *text;
+} repeat_conf;
 static const field repeat_fields[] = {
     FIELD_INT(repeat_conf, span, 256, 2, 1 << 16, "tokens that are repeated"),
-    FIELD_INT(repeat_conf, filler, 1024, 0, 1 << 20, "other tokens between the copies; they follow the span in the text"),
+    FIELD_INT(repeat_conf, filler, 1024, 0, 1 << 20,
+              "other tokens between the copies; they follow the span in the text"),
     FIELD_INT(repeat_conf, skip, 0, 0, 1 << 26, "tokens of the text before the first record"),
     FIELD_INT(repeat_conf, stride, 0, 0, 1 << 26, "tokens from one record to the next; 0: no overlap"),
     FIELD_INT(repeat_conf, records, 8, 0, 1 << 20, "number of records; 0: as many as the text holds"),
     FIELD_INT(repeat_conf, limit, 0, 0, 1 << 20, "at most so many records; 0: all"),
-    FIELD_BOOL(repeat_conf, first_copy, false, "also report the NLL of the span read for the first time (once per record)"),
+    FIELD_BOOL(repeat_conf, first_copy, false,
+               "also report the NLL of the span read for the first time (once per record)"),
     FIELD_STRING(repeat_conf, text, "", "text file, also under --data; empty: --text or an installed Debian document"),
     FIELD_END,
 };
@@ -22,15 +29,20 @@ enum { NLL, ACCURACY, KL, KL_P90, TOP1, DNLL, NLL_FIRST, N_METRICS };
 static const task_metric repeat_metrics[N_METRICS] = {
     [NLL] = {"nll", "nats", "mean negative log-likelihood of the second copy", METRIC_LOWER, false},
     [ACCURACY] = {"accuracy", "", "share of the second copy's tokens predicted as most likely", METRIC_HIGHER, false},
-    [KL] = {"kl", "nats", "KL divergence from the full cache's prediction, mean over the second copy", METRIC_LOWER, false},
+    [KL] = {"kl", "nats", "KL divergence from the full cache's prediction, mean over the second copy", METRIC_LOWER,
+            false},
     [KL_P90] = {"kl_p90", "nats", "90 % quantile of KL over the second copy", METRIC_LOWER, false},
     [TOP1] = {"top1", "", "share of tokens whose most likely prediction equals the full cache's", METRIC_HIGHER, false},
     [DNLL] = {"dnll", "nats", "nll minus the full cache's", METRIC_LOWER, false},
-    [NLL_FIRST] = {"nll_first_copy", "nats", "negative log-likelihood of the span without anything before it: what forgetting everything costs",
+    [NLL_FIRST] = {"nll_first_copy", "nats",
+                   "negative log-likelihood of the span without anything before it: what forgetting everything costs",
                    METRIC_NEUTRAL, false},
 };
 
-typedef struct repeat { repeat_conf c; text_windows w; } repeat;
+typedef struct repeat {
+    repeat_conf c;
+    text_windows w;
+} repeat;
 
 static err repeat_create(task *t, const node *conf) {
     repeat *m = NULL;
@@ -45,7 +57,9 @@ static err repeat_create(task *t, const node *conf) {
     return OK;
 }
 
-static void repeat_destroy(task *t) { token_list_free(&((repeat *)t->impl)->w.tokens); }
+static void repeat_destroy(task *t) {
+    token_list_free(&((repeat *)t->impl)->w.tokens);
+}
 
 static err repeat_open(const task *t, int i, task_item *it) {
     const repeat *m = t->impl;

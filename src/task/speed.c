@@ -1,11 +1,15 @@
-/* `speed`: time of the real flow. Prefill with compression, then greedy decode at that depth, on a sequence of its own; medians over repeats.
- * Times are only comparable within one machine, so the bytes moved per second stand beside them. */
+/* `speed`: time of the real flow. Prefill with compression, then greedy decode at that depth, on a sequence of its own;
+ * medians over repeats. Times are only comparable within one machine, so the bytes moved per second stand beside them.
+ */
 #include <math.h>
 #include <stdio.h>
 #include "base/clock.h"
 #include "task/task_impl.h"
 
-typedef struct speed_conf { int decode, warmup, repeats, skip, limit; const char *text; } speed_conf;
+typedef struct speed_conf {
+    int decode, warmup, repeats, skip, limit;
+    const char *text;
+} speed_conf;
 static const field speed_fields[] = {
     FIELD_INT(speed_conf, decode, 32, 1, 1 << 16, "timed decode steps"),
     FIELD_INT(speed_conf, warmup, 2, 0, 1 << 12, "decode steps before them, not timed"),
@@ -22,9 +26,12 @@ static const task_metric speed_metrics[N_METRICS] = {
     [PREFILL_TPS] = {"prefill_tps", "tokens/s", "prompt tokens per second, compression included", METRIC_HIGHER, true},
     [TTFT] = {"ttft", "s", "time to first token: prefill, compression and choice", METRIC_LOWER, true},
     [DECODE_TPS] = {"decode_tps", "tokens/s", "decode steps per second of one sequence", METRIC_HIGHER, true},
-    [KV_GBS] = {"kv_gbs", "GB/s", "cache bytes that decode steps had to read, per second of decode", METRIC_NEUTRAL, true},
-    [READ_GBS] = {"read_gbs", "GB/s", "cache and weight bytes that decode steps had to read, per second of decode", METRIC_HIGHER, true},
-    [KV_BYTES] = {"kv_read_bytes", "B", "payload and quantiser metadata of the cache, mean over the timed steps", METRIC_LOWER, false},
+    [KV_GBS] = {"kv_gbs", "GB/s", "cache bytes that decode steps had to read, per second of decode", METRIC_NEUTRAL,
+                true},
+    [READ_GBS] = {"read_gbs", "GB/s", "cache and weight bytes that decode steps had to read, per second of decode",
+                  METRIC_HIGHER, true},
+    [KV_BYTES] = {"kv_read_bytes", "B", "payload and quantiser metadata of the cache, mean over the timed steps",
+                  METRIC_LOWER, false},
     [POLICY_SECONDS] = {"policy_seconds", "s", "time in signals, decisions and moves of one run", METRIC_LOWER, true},
 };
 
@@ -48,7 +55,8 @@ static err speed_create(task *t, const node *conf) {
     TRY(task_read_numbers(conf, "context", default_contexts, 1, 1, 1 << 20, &m->contexts, &m->n_contexts));
     TRY(fields_read(conf, speed_fields, &m->c));
     for (int i = 0; i < m->n_contexts; i++) {
-        if (m->contexts[i] != floor(m->contexts[i])) return NODE_ERR(conf, "speed: context %g is not a number of tokens", m->contexts[i]);
+        if (m->contexts[i] != floor(m->contexts[i]))
+            return NODE_ERR(conf, "speed: context %g is not a number of tokens", m->contexts[i]);
         if (m->contexts[i] > t->max_prompt) t->max_prompt = (int)m->contexts[i];
     }
     t->n_items = task_limited(m->n_contexts, m->c.limit);
@@ -64,11 +72,16 @@ static err speed_open(const task *t, int i, task_item *it) {
     return token_list_add(&it->prompt, text_window(&m->w, 0), n);
 }
 
-typedef struct timing { double ttft, decode, policy, kv_bytes; } timing; /* kv_bytes: mean over the timed steps */
+typedef struct timing {
+    double ttft, decode, policy, kv_bytes;
+} timing; /* kv_bytes: mean over the timed steps */
 
-static double read_bytes(cache_bytes b) { return (double)b.payload + (double)b.metadata; }
+static double read_bytes(cache_bytes b) {
+    return (double)b.payload + (double)b.metadata;
+}
 
-static err time_once(task_item *it, engine *e, cache_space *space, policy *p, uint64_t seed, float *logits, timing *out, task_result *first) {
+static err time_once(task_item *it, engine *e, cache_space *space, policy *p, uint64_t seed, float *logits, timing *out,
+                     task_result *first) {
     const speed *m = it->t->impl;
     int n_vocab = engine_model(e)->p.n_vocab;
     seq *s = NULL;

@@ -12,7 +12,8 @@ static err find_kind(const node *conf, const task_kind **out) {
     const node *n = node_get(conf, "task");
     const char *names[N_KINDS];
     for (int i = 0; i < N_KINDS; i++) names[i] = kinds[i]->name;
-    if (node_type(n) != NODE_SCALAR) return NODE_ERR(conf, "the key `task` is missing; known: lm, repeat_back, passkey, speed");
+    if (node_type(n) != NODE_SCALAR)
+        return NODE_ERR(conf, "the key `task` is missing; known: lm, repeat_back, passkey, speed");
     for (int i = 0; i < N_KINDS; i++)
         if (!strcmp(names[i], node_text(n))) {
             *out = kinds[i];
@@ -36,7 +37,8 @@ err task_create(const node *conf, engine *e, text_source *text, uint64_t seed, t
     err r = kind->create(t, conf);
     int longest = t->max_prompt + t->max_feed + t->max_generate;
     if (!r && longest > engine_context(e))
-        r = NODE_ERR(conf, "%s: records of %d tokens do not fit the context of %d", kind->name, longest, engine_context(e));
+        r = NODE_ERR(conf, "%s: records of %d tokens do not fit the context of %d", kind->name, longest,
+                     engine_context(e));
     if (r) {
         task_destroy(t);
         return r;
@@ -53,22 +55,31 @@ void task_destroy(task *t) {
     mem_free(t);
 }
 
-const char *task_name(const task *t) { return t->kind->name; }
-int task_n_items(const task *t) { return t->n_items; }
-bool task_is_timed(const task *t) { return t->kind->timed; }
-int task_prompt_tokens(const task *t) { return t->max_prompt; }
+const char *task_name(const task *t) {
+    return t->kind->name;
+}
+int task_n_items(const task *t) {
+    return t->n_items;
+}
+bool task_is_timed(const task *t) {
+    return t->kind->timed;
+}
+int task_prompt_tokens(const task *t) {
+    return t->max_prompt;
+}
 
 int task_list_metrics(const task *t, const task_metric **out) {
     *out = t->kind->metrics;
     return t->kind->n_metrics;
 }
 
-/* GFLOP of the linear layers per token and of attention per token and position; one decode step reads all weights for one token, which
- * costs about as much as eight tokens of a prompt. */
+/* GFLOP of the linear layers per token and of attention per token and position; one decode step reads all weights for
+ * one token, which costs about as much as eight tokens of a prompt. */
 double task_item_cost(const task *t, bool needs_prefill) {
     const model_params *p = &engine_model(t->e)->p;
     double q = p->n_heads * p->head_dim, kv = p->n_kv * p->head_dim;
-    double linear = 2e-9 * p->n_layers * p->n_embd * (2 * q + 2 * kv + 3.0 * p->n_ff), attention = 4e-9 * p->n_layers * q;
+    double linear = 2e-9 * p->n_layers * p->n_embd * (2 * q + 2 * kv + 3.0 * p->n_ff),
+           attention = 4e-9 * p->n_layers * q;
     double head = 2e-9 * p->n_embd * p->n_vocab, n = t->max_prompt, fed = t->max_feed, steps = t->max_generate;
     double prefill = n * linear + n * n / 2 * attention;
     double finish = n * attention * SNAPSHOT_TAIL_ROWS; /* signals of the query tail and storing */
@@ -90,7 +101,8 @@ void task_result_free(task_result *r) {
 err task_item_open(task *t, int i, task_item **out) {
     task_item *it = NULL;
     *out = NULL;
-    if (i < 0 || i >= t->n_items) return ERR(ERR_USAGE, "%s: record %d of %d does not exist", t->kind->name, i, t->n_items);
+    if (i < 0 || i >= t->n_items)
+        return ERR(ERR_USAGE, "%s: record %d of %d does not exist", t->kind->name, i, t->n_items);
     TRY(mem_alloc(MEM_OTHER, sizeof *it, &it));
     it->t = t;
     it->index = i;
@@ -116,7 +128,9 @@ void task_item_close(task_item *it) {
     mem_free(it);
 }
 
-const char *task_item_id(const task_item *it) { return it->id; }
+const char *task_item_id(const task_item *it) {
+    return it->id;
+}
 
 err task_item_prepare(task_item *it, engine *e) {
     if (it->t->kind->timed || it->snap) return OK;
@@ -149,13 +163,15 @@ err task_item_run_noise(task_item *it, engine *other, task_result *out) {
     return r ? err_wrap(r, "noise floor of %s", it->id) : OK;
 }
 
-err task_read_numbers(const node *conf, const char *key, const double *defaults, int n_defaults, double lo, double hi, double **out, int *n) {
+err task_read_numbers(const node *conf, const char *key, const double *defaults, int n_defaults, double lo, double hi,
+                      double **out, int *n) {
     const node *list = node_get(conf, key);
     bool absent = node_type(list) == NODE_NULL, one = node_type(list) == NODE_SCALAR;
     double *x = NULL;
     *out = NULL;
     *n = absent ? n_defaults : one ? 1 : node_count(list);
-    if (!absent && !one && (node_type(list) != NODE_LIST || *n == 0)) return NODE_ERR(list, "%s: expected a number or a list of numbers", key);
+    if (!absent && !one && (node_type(list) != NODE_LIST || *n == 0))
+        return NODE_ERR(list, "%s: expected a number or a list of numbers", key);
     TRY(mem_alloc(MEM_OTHER, (size_t)*n * sizeof *x, &x));
     for (int i = 0; i < *n; i++) {
         if (absent) {
@@ -164,7 +180,8 @@ err task_read_numbers(const node *conf, const char *key, const double *defaults,
         }
         const node *v = one ? list : node_at(list, i);
         err e = node_as_double(v, &x[i]);
-        if (!e && !(x[i] >= lo && x[i] <= hi)) e = NODE_ERR(v, "%s must be between %.15g and %.15g, got %.15g", key, lo, hi, x[i]);
+        if (!e && !(x[i] >= lo && x[i] <= hi))
+            e = NODE_ERR(v, "%s must be between %.15g and %.15g, got %.15g", key, lo, hi, x[i]);
         if (e) {
             mem_free(x);
             return e;

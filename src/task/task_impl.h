@@ -1,5 +1,5 @@
-/* What the files of src/task share. A kind of task (one file each) builds records and says what is measured; teacher.c runs every
- * untimed kind, a timed kind runs itself. Adding a task touches its own file and the registry in task.c. */
+/* What the files of src/task share. A kind of task (one file each) builds records and says what is measured; teacher.c
+ * runs every untimed kind, a timed kind runs itself. Adding a task touches its own file and the registry in task.c. */
 #ifndef KVLAB_TASK_TASK_IMPL_H
 #define KVLAB_TASK_TASK_IMPL_H
 #include "base/mem.h"
@@ -21,12 +21,13 @@ typedef struct task_kind {
     int n_metrics;
     uint32_t fidelity; /* bit i: metric i compares with the reference and means something for the noise floor */
     bool timed;
-    err (*create)(task *t, const node *conf);          /* reads conf, sets n_items, max_prompt, max_feed, max_generate, impl */
-    void (*destroy)(task *t);                          /* what impl holds; impl itself is freed by task.c */
-    err (*open)(const task *t, int i, task_item *it);  /* id, prompt, feed, target, n_lead, ... */
-    err (*prepare)(task_item *it, engine *e, struct full_policy *full); /* untimed, may be NULL: fills extra */
-    void (*measure)(const task_item *it, const scores *s, double *value);                     /* untimed */
-    void (*measure_output)(const task_item *it, const token_list *ids, const char *text, double *value); /* untimed, max_generate > 0 */
+    err (*create)(task *t, const node *conf); /* reads conf, sets n_items, max_prompt, max_feed, max_generate, impl */
+    void (*destroy)(task *t);                 /* what impl holds; impl itself is freed by task.c */
+    err (*open)(const task *t, int i, task_item *it);                     /* id, prompt, feed, target, n_lead, ... */
+    err (*prepare)(task_item *it, engine *e, struct full_policy *full);   /* untimed, may be NULL: fills extra */
+    void (*measure)(const task_item *it, const scores *s, double *value); /* untimed */
+    void (*measure_output)(const task_item *it, const token_list *ids, const char *text,
+                           double *value); /* untimed, max_generate > 0 */
     err (*run)(task_item *it, engine *e, cache_space *space, policy *p, uint64_t seed, task_result *out); /* timed */
 } task_kind;
 
@@ -41,9 +42,9 @@ struct task {
     void *impl;
 };
 
-/* Row j of `feed` sees the prompt and feed[0..j] and predicts what follows. The first n_lead rows are fed and not scored (a question); the
- * others predict target[scores_prefill..]; with scores_prefill, target[0] is what the prompt's last row predicts, before anything compressed
- * was read. So feed.n = n_lead + target.n - scores_prefill. */
+/* Row j of `feed` sees the prompt and feed[0..j] and predicts what follows. The first n_lead rows are fed and not
+ * scored (a question); the others predict target[scores_prefill..]; with scores_prefill, target[0] is what the prompt's
+ * last row predicts, before anything compressed was read. So feed.n = n_lead + target.n - scores_prefill. */
 struct task_item {
     const task *t;
     int index;
@@ -63,19 +64,29 @@ extern const task_kind task_lm, task_repeat_back, task_passkey, task_speed;
 
 /* --- configuration --- */
 /* A list of numbers or one number under `key` (the defaults if absent), each within lo..hi; *out mem_free. */
-MUST err task_read_numbers(const node *conf, const char *key, const double *defaults, int n_defaults, double lo, double hi, double **out, int *n);
+MUST err task_read_numbers(const node *conf, const char *key, const double *defaults, int n_defaults, double lo,
+                           double hi, double **out, int *n);
 /* limit <= 0 means all. */
-static inline int task_limited(int n, int limit) { return limit > 0 && limit < n ? limit : n; }
+static inline int task_limited(int n, int limit) {
+    return limit > 0 && limit < n ? limit : n;
+}
 
 /* --- text --- */
 const char *text_source_data_dir(const text_source *t); /* NULL without --data */
-/* The first `n` tokens of the text, or all when it is shorter (out->n says how many); cut so that they do not depend on n. */
+/* The first `n` tokens of the text, or all when it is shorter (out->n says how many); cut so that they do not depend on
+ * n. */
 MUST err text_tokens(const text_source *t, const tokenizer *tok, int n, token_list *out);
-/* Windows of `window` tokens at skip + i * stride (stride 0: window): how many of `records` (0: as many as fit). The text, of `name` under
- * the data folder if not empty, is opened and tokenised as far as needed. */
-typedef struct text_windows { token_list tokens; int skip, stride, window, n; } text_windows;
-MUST err text_windows_open(task *t, const node *conf, const char *name, int window, int skip, int stride, int records, int limit, text_windows *out);
-static inline const int32_t *text_window(const text_windows *w, int i) { return w->tokens.ids + w->skip + (ptrdiff_t)i * w->stride; }
+/* Windows of `window` tokens at skip + i * stride (stride 0: window): how many of `records` (0: as many as fit). The
+ * text, of `name` under the data folder if not empty, is opened and tokenised as far as needed. */
+typedef struct text_windows {
+    token_list tokens;
+    int skip, stride, window, n;
+} text_windows;
+MUST err text_windows_open(task *t, const node *conf, const char *name, int window, int skip, int stride, int records,
+                           int limit, text_windows *out);
+static inline const int32_t *text_window(const text_windows *w, int i) {
+    return w->tokens.ids + w->skip + (ptrdiff_t)i * w->stride;
+}
 
 MUST err token_list_add(token_list *l, const int32_t *ids, int n);
 
@@ -84,7 +95,11 @@ MUST err teacher_prepare(task_item *it, engine *e);
 MUST err teacher_run(task_item *it, engine *e, cache_space *space, policy *p, uint64_t seed, task_result *out);
 MUST err teacher_run_noise(task_item *it, engine *other, task_result *out);
 /* `full` in the engine's own precision: f16 in fast, f32 in exact. */
-typedef struct full_policy { policy *p; cache_space *space; node *tree; } full_policy;
+typedef struct full_policy {
+    policy *p;
+    cache_space *space;
+    node *tree;
+} full_policy;
 MUST err full_policy_open(engine *e, int n_tokens, full_policy *out);
 void full_policy_close(full_policy *f);
 /* Bytes, kept counts and clamping after the prompt. */

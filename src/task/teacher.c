@@ -1,5 +1,6 @@
-/* Runs a record of an untimed task: fork the snapshot under a policy, feed tokens as a teacher does, compare each scored row with the
- * reference, and let the model write where the task asks for it. The reference is the same run under `full`. */
+/* Runs a record of an untimed task: fork the snapshot under a policy, feed tokens as a teacher does, compare each
+ * scored row with the reference, and let the model write where the task asks for it. The reference is the same run
+ * under `full`. */
 #include <math.h>
 #include <string.h>
 #include "task/task_impl.h"
@@ -49,7 +50,8 @@ static void take_row(player *pl, int i, const float *logits) {
     int32_t target = it->target.ids[i];
     bool hit = argmax_of(logits, pl->n_vocab) == target;
     pl->all_hit = pl->all_hit && hit;
-    if (pl->capture) memcpy(pl->capture + (size_t)i * (size_t)pl->n_vocab, logits, (size_t)pl->n_vocab * sizeof *logits);
+    if (pl->capture)
+        memcpy(pl->capture + (size_t)i * (size_t)pl->n_vocab, logits, (size_t)pl->n_vocab * sizeof *logits);
     if (!pl->s) return;
     fidelity f;
     fidelity_of(it->ref + (size_t)i * (size_t)pl->n_vocab, logits, pl->n_vocab, target, &f);
@@ -62,7 +64,9 @@ static void take_row(player *pl, int i, const float *logits) {
 }
 
 /* The prompt under the policy; pl->rows[0] = logits of its last token. */
-static err start(player *pl, seq **s) { return seq_fork(pl->e, pl->space, pl->snap, pl->p, pl->seed, pl->rows, s); }
+static err start(player *pl, seq **s) {
+    return seq_fork(pl->e, pl->space, pl->snap, pl->p, pl->seed, pl->rows, s);
+}
 
 static err feed_all(player *pl, seq *s) {
     const task_item *it = pl->it;
@@ -89,7 +93,8 @@ static err write_on(player *pl, seq *s, token_list *ids) {
     return OK;
 }
 
-/* Where the model would have written the gold answer itself, the sequence that was taught it goes on; the rows are the same bits. */
+/* Where the model would have written the gold answer itself, the sequence that was taught it goes on; the rows are the
+ * same bits. */
 static err write_after_gold(player *pl, seq *s, token_list *ids) {
     const token_list *gold = &pl->it->target;
     int n = gold->n < pl->it->n_generate ? gold->n : pl->it->n_generate;
@@ -134,7 +139,8 @@ static err play(player *pl, bool generate, task_result *out, token_list *ids) {
     GOTO(done, r, start(pl, &s));
     if (out) GOTO(done, r, result_note_prompt(s, out));
     GOTO(done, r, feed_all(pl, s));
-    if (generate && pl->it->n_generate > 0) GOTO(done, r, pl->all_hit ? write_after_gold(pl, s, ids) : write_afresh(pl, &s, ids));
+    if (generate && pl->it->n_generate > 0)
+        GOTO(done, r, pl->all_hit ? write_after_gold(pl, s, ids) : write_afresh(pl, &s, ids));
     if (out) {
         out->at_end = seq_bytes(s);
         out->n_decoded = seq_n_tokens(s) - pl->it->prompt.n;
@@ -147,11 +153,15 @@ done:
     return r;
 }
 
-static player player_make(task_item *it, engine *e, cache_space *space, policy *p, const snapshot *snap, uint64_t seed) {
-    return (player){.it = it, .e = e, .space = space, .p = p, .snap = snap, .seed = seed, .n_vocab = engine_model(e)->p.n_vocab};
+static player player_make(task_item *it, engine *e, cache_space *space, policy *p, const snapshot *snap,
+                          uint64_t seed) {
+    return (player){
+        .it = it, .e = e, .space = space, .p = p, .snap = snap, .seed = seed, .n_vocab = engine_model(e)->p.n_vocab};
 }
 
-static int longest(const task_item *it) { return it->prompt.n + it->feed.n + it->n_generate; }
+static int longest(const task_item *it) {
+    return it->prompt.n + it->feed.n + it->n_generate;
+}
 
 err teacher_prepare(task_item *it, engine *e) {
     full_policy full = {0};
@@ -221,8 +231,8 @@ err teacher_run_noise(task_item *it, engine *other, task_result *out) {
     full_policy full = {0};
     err r;
     if (engine_model(other)->p.n_vocab != engine_model(it->t->e)->p.n_vocab)
-        return ERR(ERR_USAGE, "the other engine has a vocabulary of %d, the reference one of %d", engine_model(other)->p.n_vocab,
-                   engine_model(it->t->e)->p.n_vocab);
+        return ERR(ERR_USAGE, "the other engine has a vocabulary of %d, the reference one of %d",
+                   engine_model(other)->p.n_vocab, engine_model(it->t->e)->p.n_vocab);
     GOTO(done, r, engine_snapshot(other, it->prompt.ids, it->prompt.n, &snap));
     GOTO(done, r, full_policy_open(other, longest(it), &full));
     player pl = player_make(it, other, full.space, full.p, snap, 0);

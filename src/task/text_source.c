@@ -13,7 +13,7 @@ struct text_source {
     char *name, *data_dir; /* file name without folders; NULL without --data */
     char *text;            /* [n], NUL-terminated */
     size_t n;
-    char sha256[65];       /* of the file as it lies on disk */
+    char sha256[65]; /* of the file as it lies on disk */
 };
 
 static const char *const installed_documents[] = {
@@ -53,8 +53,10 @@ static err read_all(gzFile f, const char *path, char **text, size_t *n) {
         if (got == 0) break;
         if (used == cap) {
             char *larger = NULL;
-            err e = cap >= TEXT_MAX_BYTES ? ERR(ERR_UNSUPPORTED, "%s: more than %d MiB of text; at most that is supported", path, TEXT_MAX_BYTES >> 20)
-                                          : mem_alloc(MEM_OTHER, 2 * cap + 1, &larger);
+            err e = cap >= TEXT_MAX_BYTES
+                        ? ERR(ERR_UNSUPPORTED, "%s: more than %d MiB of text; at most that is supported", path,
+                              TEXT_MAX_BYTES >> 20)
+                        : mem_alloc(MEM_OTHER, 2 * cap + 1, &larger);
             if (!e) memcpy(larger, p, used);
             mem_free(p);
             if (e) return e;
@@ -94,7 +96,10 @@ err text_source_open(const char *text_path, const char *data_dir, text_source **
         for (size_t i = 0; !path && i < sizeof installed_documents / sizeof *installed_documents; i++)
             if (is_file(installed_documents[i])) path = mem_strdup(installed_documents[i]);
         if (!path)
-            return ERR(ERR_ENV, "no natural text: name a file with --text or install the Debian package debian-reference-en (%s)", installed_documents[0]);
+            return ERR(
+                ERR_ENV,
+                "no natural text: name a file with --text or install the Debian package debian-reference-en (%s)",
+                installed_documents[0]);
     }
     text_source *t = NULL;
     err e = mem_alloc(MEM_OTHER, sizeof *t, &t);
@@ -117,9 +122,15 @@ void text_source_close(text_source *t) {
     mem_free(t);
 }
 
-const char *text_source_name(const text_source *t) { return t->name; }
-const char *text_source_sha256(const text_source *t) { return t->sha256; }
-const char *text_source_data_dir(const text_source *t) { return t->data_dir; }
+const char *text_source_name(const text_source *t) {
+    return t->name;
+}
+const char *text_source_sha256(const text_source *t) {
+    return t->sha256;
+}
+const char *text_source_data_dir(const text_source *t) {
+    return t->data_dir;
+}
 
 const char *text_source_text(const text_source *t, size_t *n) {
     if (n) *n = t->n;

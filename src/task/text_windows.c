@@ -3,9 +3,12 @@
 #include <string.h>
 #include "task/task_impl.h"
 
-/* Byte-level BPE splits the text into pieces first and never looks past a piece, and every piece ends where a mark is followed by white
- * space. So a text cut there gives a prefix of the tokens of the whole. (ASCII only: other white space has several bytes.) */
-static bool is_mark(char c) { return (unsigned char)c > ' ' && (unsigned char)c < 0x7f; }
+/* Byte-level BPE splits the text into pieces first and never looks past a piece, and every piece ends where a mark is
+ * followed by white space. So a text cut there gives a prefix of the tokens of the whole. (ASCII only: other white
+ * space has several bytes.) */
+static bool is_mark(char c) {
+    return (unsigned char)c > ' ' && (unsigned char)c < 0x7f;
+}
 static size_t cut_at_space(const char *text, size_t n, size_t at) {
     while (at < n && !(isspace((unsigned char)text[at]) && is_mark(text[at - 1]))) at++;
     return at;
@@ -30,11 +33,14 @@ static err choose_text(task *t, const node *conf, const char *name) {
         t->text = t->own_text;
     }
     if (!t->text)
-        return NODE_ERR(conf, "%s needs natural text: name a file with --text or install the Debian package debian-reference-en", t->kind->name);
+        return NODE_ERR(
+            conf, "%s needs natural text: name a file with --text or install the Debian package debian-reference-en",
+            t->kind->name);
     return OK;
 }
 
-err text_windows_open(task *t, const node *conf, const char *name, int window, int skip, int stride, int records, int limit, text_windows *out) {
+err text_windows_open(task *t, const node *conf, const char *name, int window, int skip, int stride, int records,
+                      int limit, text_windows *out) {
     TRY(choose_text(t, conf, name));
     int wanted = records > 0 ? task_limited(records, limit) : limit;
     *out = (text_windows){.skip = skip, .window = window, .stride = stride > 0 ? stride : window};
@@ -43,8 +49,10 @@ err text_windows_open(task *t, const node *conf, const char *name, int window, i
     TRY(text_tokens(t->text, engine_tokenizer(t->e), (int)needed, &out->tokens));
     int fit = out->tokens.n < skip + window ? 0 : (out->tokens.n - skip - window) / out->stride + 1;
     if (fit < (wanted > 0 ? wanted : 1))
-        return NODE_ERR(conf, "%s: %s holds %d tokens, enough for %d records of %d tokens every %d after the first %d, not for %d", t->kind->name,
-                        text_source_name(t->text), out->tokens.n, fit, window, out->stride, skip, wanted > 0 ? wanted : 1);
+        return NODE_ERR(
+            conf, "%s: %s holds %d tokens, enough for %d records of %d tokens every %d after the first %d, not for %d",
+            t->kind->name, text_source_name(t->text), out->tokens.n, fit, window, out->stride, skip,
+            wanted > 0 ? wanted : 1);
     out->n = wanted > 0 ? wanted : fit;
     return OK;
 }

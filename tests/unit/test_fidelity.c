@@ -1,4 +1,5 @@
-/* KL, agreement and likelihoods of two rows of logits against sums in long double and against cases worked out by hand. */
+/* KL, agreement and likelihoods of two rows of logits against sums in long double and against cases worked out by hand.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,7 +74,8 @@ static void kl_by_hand(void **state) {
 }
 
 static void top_five_overlap(void **state) {
-    float p[] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0}, q[] = {5, 6, 7, 8, 9, 0, 1, 2, 3, 4}, r[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    float p[] = {9, 8, 7, 6, 5, 4, 3, 2, 1, 0}, q[] = {5, 6, 7, 8, 9, 0, 1, 2, 3, 4},
+          r[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     fidelity f;
     fidelity_of(p, q, 10, -1, &f);
     assert_true(f.top5 == 1 && !f.top1);
@@ -117,8 +119,12 @@ static void extreme_and_broken_logits(void **state) {
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(equals_sums_in_long_double), cmocka_unit_test(equal_rows_give_exact_zero), cmocka_unit_test(kl_by_hand),
-        cmocka_unit_test(top_five_overlap),           cmocka_unit_test(argmax_takes_the_lowest_id), cmocka_unit_test(extreme_and_broken_logits),
+        cmocka_unit_test(equals_sums_in_long_double),
+        cmocka_unit_test(equal_rows_give_exact_zero),
+        cmocka_unit_test(kl_by_hand),
+        cmocka_unit_test(top_five_overlap),
+        cmocka_unit_test(argmax_takes_the_lowest_id),
+        cmocka_unit_test(extreme_and_broken_logits),
     };
     return seed_end(cmocka_run_group_tests_name("fidelity", tests, NULL, NULL));
 }

@@ -1,4 +1,5 @@
-/* Bootstrap intervals, paired p-values, Holm, verdicts, quantiles: against values that can be worked out by hand, and against coverage. */
+/* Bootstrap intervals, paired p-values, Holm, verdicts, quantiles: against values that can be worked out by hand, and
+ * against coverage. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,7 +29,8 @@ static void mean_of_few_records(void **state) {
     interval single = stats_mean(one, 1, conf);
     assert_int_equal(single.n, 1);
     assert_true(single.mean == 3.5 && single.lo == 3.5 && single.hi == 3.5);
-    /* Resampled means of {0, 1} are 0, 1/2, 1 with odds 1 : 2 : 1, so the central 95 % is everything and the central 40 % one point. */
+    /* Resampled means of {0, 1} are 0, 1/2, 1 with odds 1 : 2 : 1, so the central 95 % is everything and the central 40
+     * % one point. */
     double two[] = {0, 1};
     interval wide = stats_mean(two, 2, conf), narrow = stats_mean(two, 2, (stats_conf){10000, 0.4, 1});
     assert_true(wide.mean == 0.5 && wide.lo == 0 && wide.hi == 1);
@@ -69,7 +71,8 @@ static void seed_decides_and_repeats(void **state) {
     double x[33];
     rng r = rng_make(seed_get(), 2);
     for (int i = 0; i < 33; i++) x[i] = rng_normal(&r);
-    interval a = stats_mean(x, 33, conf), b = stats_mean(x, 33, conf), c = stats_mean(x, 33, (stats_conf){10000, 0.95, 2});
+    interval a = stats_mean(x, 33, conf), b = stats_mean(x, 33, conf),
+             c = stats_mean(x, 33, (stats_conf){10000, 0.95, 2});
     assert_true(same_interval(a, b));
     assert_true(a.mean == c.mean && (a.lo != c.lo || a.hi != c.hi));
     close_to(a.lo, c.lo, 0.05);
@@ -89,7 +92,8 @@ static void intervals_cover_as_often_as_they_say(void **state) {
         interval v = stats_mean(x, n, (stats_conf){1000, 0.95, (uint64_t)t});
         covered += v.lo <= 2 && 2 <= v.hi;
     }
-    /* The percentile interval is a little narrow at n = 40 (about 93.8 %); 4 standard errors of 400 trials are 4.8 points. */
+    /* The percentile interval is a little narrow at n = 40 (about 93.8 %); 4 standard errors of 400 trials are 4.8
+     * points. */
     if (covered < 0.89 * trials || covered > 0.985 * trials) fail_msg("%d of %d covered", covered, trials);
 }
 

@@ -1,4 +1,5 @@
-/* Tasks build the records that their configuration says: windows of text, copies, haystacks; and refuse what cannot be. */
+/* Tasks build the records that their configuration says: windows of text, copies, haystacks; and refuse what cannot be.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,7 +19,8 @@ static text_source *text;
 
 /* Words of random letters with all kinds of white space and marks between them. */
 static char *make_text(size_t n) {
-    static const char *const between[] = {" ", " ", " ", " ", "\n", "\n\n", ", ", ". ", "  ", "\t", " - ", "...", " 12 "};
+    static const char *const between[] = {" ",  " ",  " ",  " ",   "\n",  "\n\n", ", ",
+                                          ". ", "  ", "\t", " - ", "...", " 12 "};
     char *p = NULL;
     size_t at = 0;
     rng r = rng_make(seed_get(), 9);
@@ -168,7 +170,8 @@ static void passkey_hides_one_key_at_its_depth(void **state) {
     assert_int_equal(task_n_items(t), 12);
     assert_int_equal(task_prompt_tokens(t), 1500);
     char previous[40] = "";
-    static const char line[] = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
+    static const char line[] =
+        "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n";
     token_list line_ids = {0};
     assert_ok(tokenizer_encode(engine_tokenizer(e), line, sizeof line - 1, false, false, &line_ids));
     for (int i = 0; i < 12; i++) {
@@ -209,7 +212,8 @@ static void protocols_cut_the_same_tokens_elsewhere(void **state) {
         task_item *it[2] = {NULL, NULL};
         token_list all[2] = {{0}};
         for (int p = 0; p < 2; p++) {
-            snprintf(yaml, sizeof yaml, "{task: passkey, protocol: p%d, length: 1200, depth: 0.3%s}", p + 1, variants[v]);
+            snprintf(yaml, sizeof yaml, "{task: passkey, protocol: p%d, length: 1200, depth: 0.3%s}", p + 1,
+                     variants[v]);
             t[p] = create_ok(yaml, 5);
             assert_ok(task_item_open(t[p], 0, &it[p]));
             assert_ok(token_list_add(&all[p], it[p]->prompt.ids, it[p]->prompt.n));

@@ -1,5 +1,5 @@
-/* Running records on a small random model: `full` equals its reference bit for bit, figures equal a plain recomputation row by row, the
- * written answer does not depend on how it was reached, noise, bytes, failures. */
+/* Running records on a small random model: `full` equals its reference bit for bit, figures equal a plain recomputation
+ * row by row, the written answer does not depend on how it was reached, noise, bytes, failures. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -70,7 +70,9 @@ static int metric(const task *t, const char *name) {
     return -1;
 }
 
-static double value(const bench *b, const task_result *r, const char *name) { return r->value[metric(b->t, name)]; }
+static double value(const bench *b, const task_result *r, const char *name) {
+    return r->value[metric(b->t, name)];
+}
 
 static void close_to(double x, double expected, double tolerance) {
     if (!(fabs(x - expected) <= tolerance)) fail_msg("%.17g is not within %g of %.17g", x, tolerance, expected);
@@ -88,7 +90,8 @@ static void full_equals_its_reference_exactly(void **state) {
             assert_true(value(&b, &r, "top1") == 1);
             assert_true(value(&b, &r, "dnll") == 0);
             assert_int_equal(r.series.n, b.it->target.n);
-            for (int i = 0; i < r.series.n; i++) assert_true(r.series.kl[i] == 0 && r.series.top1[i] == 1 && r.series.nll[i] > 0);
+            for (int i = 0; i < r.series.n; i++)
+                assert_true(r.series.kl[i] == 0 && r.series.top1[i] == 1 && r.series.nll[i] > 0);
             if (b.it->n_generate) {
                 assert_non_null(r.output);
                 assert_true(value(&b, &r, "agreement") == 1);
@@ -129,7 +132,8 @@ static double plain_nll(const bench *b, engine *e) {
 }
 
 static void figures_equal_a_run_token_by_token(void **state) {
-    static const char *const policies[] = {"tiers: [k4v2]", "{budget: 0.4, tiers: [f16], score: recency, quota: fixed, select: top_k}"};
+    static const char *const policies[] = {"tiers: [k4v2]",
+                                           "{budget: 0.4, tiers: [f16], score: recency, quota: fixed, select: top_k}"};
     for (int k = 0; k < N_UNTIMED; k++) {
         bench b = open_bench(fast, untimed[k], 0, "tiers: [f16]");
         bool passkey = !strcmp(task_name(b.t), "passkey");
@@ -180,7 +184,8 @@ static void first_copy_is_the_span_alone(void **state) {
     close_bench(&b);
 }
 
-/* When the gold answer is what the model writes anyway, the taught sequence goes on; otherwise a fresh one writes. Both must give the same. */
+/* When the gold answer is what the model writes anyway, the taught sequence goes on; otherwise a fresh one writes. Both
+ * must give the same. */
 static void the_written_answer_does_not_depend_on_the_way(void **state) {
     for (int k = 2; k < N_UNTIMED; k++) {
         bench b = open_bench(fast, untimed[k], 0, "tiers: [f16]");
@@ -218,7 +223,8 @@ static void the_written_answer_does_not_depend_on_the_way(void **state) {
 }
 
 static void bytes_and_kept_items_are_those_of_the_cache(void **state) {
-    bench b = open_bench(fast, untimed[0], 2, "{budget: 0.5, tiers: [f16], score: recency, quota: fixed, select: top_k}");
+    bench b =
+        open_bench(fast, untimed[0], 2, "{budget: 0.5, tiers: [f16], score: recency, quota: fixed, select: top_k}");
     task_result r;
     assert_ok(task_item_prepare(b.it, fast));
     assert_ok(task_item_run(b.it, fast, b.space, b.p, 1, &r));
@@ -241,7 +247,9 @@ static void bytes_and_kept_items_are_those_of_the_cache(void **state) {
     assert_false(r.budget_clamped);
     task_result_free(&r);
     drop_policy(&b);
-    use_policy(&b, fast, "{budget: {tokens: 8}, protect: {sink: 4, recent: 16}, tiers: [f16], score: recency, quota: fixed, select: top_k}");
+    use_policy(&b, fast,
+               "{budget: {tokens: 8}, protect: {sink: 4, recent: 16}, tiers: [f16], score: recency, quota: fixed, "
+               "select: top_k}");
     assert_ok(task_item_run(b.it, fast, b.space, b.p, 1, &r));
     assert_true(r.budget_clamped);
     task_result_free(&r);
@@ -289,7 +297,8 @@ static void noise_is_that_of_the_other_arithmetic(void **state) {
 }
 
 static void speed_times_the_real_flow(void **state) {
-    bench b = open_bench(fast, "{task: speed, context: [64, 300], decode: 8, warmup: 1, repeats: 3}", 1, "tiers: [k8v4]");
+    bench b =
+        open_bench(fast, "{task: speed, context: [64, 300], decode: 8, warmup: 1, repeats: 3}", 1, "tiers: [k8v4]");
     task_result r;
     assert_true(task_is_timed(b.t));
     assert_ok(task_item_run(b.it, fast, b.space, b.p, 1, &r)); /* needs no reference */
@@ -321,7 +330,8 @@ static void a_record_must_be_prepared(void **state) {
 static size_t live_bytes(void) {
     size_t sum = 0;
     for (int t = 0; t < MEM_N_TAGS; t++)
-        if (t != MEM_SCRATCH && t != MEM_POOL) sum += mem_live_bytes((mem_tag)t); /* the engine's scratch and pools stay warm */
+        if (t != MEM_SCRATCH && t != MEM_POOL)
+            sum += mem_live_bytes((mem_tag)t); /* the engine's scratch and pools stay warm */
     return sum;
 }
 

@@ -46,7 +46,8 @@ static char *random_text(size_t n) {
 static void plain_and_gzip_give_the_same_text(void **state) {
     size_t n_big = 3 << 20, n; /* more than the first guess of the reader */
     char *big = random_text(n_big);
-    text_source *plain = open_ok(temp_file("big.txt", big), NULL), *gz = open_ok(write_gzip("big.txt.gz", big, n_big), NULL);
+    text_source *plain = open_ok(temp_file("big.txt", big), NULL),
+                *gz = open_ok(write_gzip("big.txt.gz", big, n_big), NULL);
     assert_memory_equal(text_source_text(plain, &n), big, n_big + 1);
     assert_int_equal(n, n_big);
     assert_memory_equal(text_source_text(gz, &n), big, n_big + 1);
