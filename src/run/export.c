@@ -11,10 +11,12 @@
 #include "run/outputs.h"
 #include "run/plot.h"
 
-const char *const export_byte_names[EXPORT_N_BYTES] = {"payload", "metadata", "columns", "tables", "live", "slack", "committed", "full_f16", "ratio"};
+const char *const export_byte_names[EXPORT_N_BYTES] = {"payload", "metadata",  "columns",  "tables", "live",
+                                                       "slack",   "committed", "full_f16", "ratio"};
 
 double export_byte_value(const cache_bytes *b, int k) {
-    const size_t field[EXPORT_N_BYTES - 1] = {b->payload, b->metadata, b->columns, b->tables, b->live, b->slack, b->committed, b->full_f16};
+    const size_t field[EXPORT_N_BYTES - 1] = {b->payload, b->metadata, b->columns,   b->tables,
+                                              b->live,    b->slack,    b->committed, b->full_f16};
     if (k < EXPORT_N_BYTES - 1) return (double)field[k];
     return b->full_f16 ? (double)b->live / (double)b->full_f16 : NAN;
 }
@@ -88,15 +90,20 @@ static void csv_texts(FILE *f, const char *const *texts, int n) {
 static void write_points(const summary *s, FILE *f) {
     const results *r = s->r;
     fprintf(f, "id,label,policy,tiers,axes,full,group,model,model_sha256,backend,isa,math,threads,context,seed,"
-               "records,bytes_per_token,bytes_per_token_f16,ratio,kept,payload,metadata,columns,tables,slack,committed,budget_clamped\n");
+               "records,bytes_per_token,bytes_per_token_f16,ratio,kept,payload,metadata,columns,tables,slack,committed,"
+               "budget_clamped\n");
     for (int i = 0; i < r->n_points; i++) {
         const result_point *p = &r->points[i];
         const result_group *g = &r->groups[p->group];
         char *axes = export_point_axes(p), *tiers = export_point_tiers(p);
-        csv_texts(f, (const char *const[]){p->id, p->label, p->policy, tiers, axes, p->full ? "1" : "0", g->id, g->model, g->model_sha256, g->backend, g->isa, g->math}, 12);
+        csv_texts(f,
+                  (const char *const[]){p->id, p->label, p->policy, tiers, axes, p->full ? "1" : "0", g->id, g->model,
+                                        g->model_sha256, g->backend, g->isa, g->math},
+                  12);
         summary_bytes b = summary_point_bytes(s, i);
         fprintf(f, "%d,%d,%llu,%d", g->threads, g->context, (unsigned long long)g->seed, b.n);
-        const double x[] = {b.live_per_token, b.full_per_token, b.ratio, b.kept, b.payload, b.metadata, b.columns, b.tables, b.slack, b.committed};
+        const double x[] = {b.live_per_token, b.full_per_token, b.ratio,  b.kept,  b.payload,
+                            b.metadata,       b.columns,        b.tables, b.slack, b.committed};
         for (size_t k = 0; k < sizeof x / sizeof *x; k++) {
             fputc(',', f);
             csv_number(f, b.n ? x[k] : NAN);
@@ -124,7 +131,8 @@ static void write_items(const summary *s, FILE *f) {
                 fprintf(f, "%d,%d,%d", u->n_prompt, u->n_decoded, u->budget_clamped);
                 for (int k = 0; k < 2 * EXPORT_N_BYTES; k++) {
                     fputc(',', f);
-                    csv_number(f, export_byte_value(k < EXPORT_N_BYTES ? &u->at_prompt : &u->at_end, k % EXPORT_N_BYTES));
+                    csv_number(f,
+                               export_byte_value(k < EXPORT_N_BYTES ? &u->at_prompt : &u->at_end, k % EXPORT_N_BYTES));
                 }
                 fputc(',', f);
                 csv_number(f, u->seconds);
@@ -154,14 +162,18 @@ static void write_metrics(const summary *s, FILE *f) {
 
 static void write_summary(const summary *s, FILE *f) {
     const results *r = s->r;
-    fprintf(f, "point,point_id,task,metric,unit,direction,timing,n,mean,lo,hi,diff_n,diff_mean,diff_lo,diff_hi,verdict,noise\n");
+    fprintf(f, "point,point_id,task,metric,unit,direction,timing,n,mean,lo,hi,diff_n,diff_mean,diff_lo,diff_hi,verdict,"
+               "noise\n");
     for (int p = 0; p < r->n_points; p++)
         for (int t = 0; t < r->n_tasks; t++)
             for (int m = 0; m < r->tasks[t].n_metrics; m++) {
                 const summary_cell *c = summary_at(s, p, t, m);
                 const result_metric *d = &r->tasks[t].metrics[m];
                 if (!c->present) continue;
-                csv_texts(f, (const char *const[]){r->points[p].label, r->points[p].id, r->tasks[t].name, d->name, d->unit, export_direction_name(d->direction)}, 6);
+                csv_texts(f,
+                          (const char *const[]){r->points[p].label, r->points[p].id, r->tasks[t].name, d->name, d->unit,
+                                                export_direction_name(d->direction)},
+                          6);
                 fprintf(f, "%d", d->timing);
                 const interval *v[] = {&c->mean, &c->diff};
                 for (int k = 0; k < 2; k++) {
@@ -194,12 +206,16 @@ err outputs_export(const results *r, const char *dir) {
     static const struct {
         const char *name;
         void (*write)(const summary *, FILE *);
-    } tables[] = {{"points.csv", write_points}, {"items.csv", write_items}, {"metrics.csv", write_metrics}, {"summary.csv", write_summary}};
+    } tables[] = {{"points.csv", write_points},
+                  {"items.csv", write_items},
+                  {"metrics.csv", write_metrics},
+                  {"summary.csv", write_summary}};
     summary *s;
     TRY(summary_make(r, &s));
     char *to = io_join(dir, "export");
     err e = io_make_dirs(to);
-    for (size_t i = 0; i < sizeof tables / sizeof *tables && e == OK; i++) e = write_csv(s, to, tables[i].name, tables[i].write);
+    for (size_t i = 0; i < sizeof tables / sizeof *tables && e == OK; i++)
+        e = write_csv(s, to, tables[i].name, tables[i].write);
     if (e == OK) e = export_json(s, to);
     if (e == OK) e = figures_write(s, to);
     mem_free(to);

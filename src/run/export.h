@@ -5,7 +5,8 @@
 #include "base/io.h"
 #include "run/summary.h"
 
-/* Figures of cache_bytes by name; `ratio` (live / full_f16) is not stored there and comes last, in `export_byte_value` only. */
+/* Figures of cache_bytes by name; `ratio` (live / full_f16) is not stored there and comes last, in `export_byte_value`
+ * only. */
 enum { EXPORT_N_BYTES = 9 };
 extern const char *const export_byte_names[EXPORT_N_BYTES];
 double export_byte_value(const cache_bytes *b, int k); /* NaN for a ratio without tokens */

@@ -1,4 +1,5 @@
-/* DIR/plots: every figure as PNG and SVG, drawn by gnuplot from DIR/export. A picture appears under its name only when it is whole. */
+/* DIR/plots: every figure as PNG and SVG, drawn by gnuplot from DIR/export. A picture appears under its name only when
+ * it is whole. */
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -70,7 +71,8 @@ static MUST err run_gnuplot(const char *script, const char *settings, const char
     while (waitpid(pid, &status, 0) < 0)
         if (errno != EINTR) return ERR(ERR_IO, "gnuplot cannot be waited for: %s", strerror(errno));
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return OK;
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 127) return ERR(ERR_ENV, "gnuplot is not installed: apt-get install gnuplot-nox");
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+        return ERR(ERR_ENV, "gnuplot is not installed: apt-get install gnuplot-nox");
     char *why = last_complaint(log);
     err e = ERR(ERR_FAILED, "gnuplot failed on %s: %s", script, why);
     mem_free(why);
@@ -91,11 +93,14 @@ static bool is_whole(const char *path, bool svg) {
 
 static MUST err draw(const figure *fig, const char *scripts, const char *dat_dir, const char *to, const char *suffix) {
     char *script = mem_sprintf("%s/%s.gp", scripts, fig->script), *dat = mem_sprintf("%s/%s.dat", dat_dir, fig->name);
-    char *path = mem_sprintf("%s/%s%s", to, fig->name, suffix), *tmp = mem_sprintf("%s/%s.tmp.%ld%s", to, fig->name, (long)getpid(), suffix);
+    char *path = mem_sprintf("%s/%s%s", to, fig->name, suffix),
+         *tmp = mem_sprintf("%s/%s.tmp.%ld%s", to, fig->name, (long)getpid(), suffix);
     char *log = mem_sprintf("%s/%s.tmp.%ld.log", to, fig->name, (long)getpid());
-    char *quoted_dat = single_quoted(dat), *quoted_out = single_quoted(tmp), *settings = mem_sprintf("dat=%s; out=%s", quoted_dat, quoted_out);
+    char *quoted_dat = single_quoted(dat), *quoted_out = single_quoted(tmp),
+         *settings = mem_sprintf("dat=%s; out=%s", quoted_dat, quoted_out);
     err e = run_gnuplot(script, settings, log);
-    if (e == OK && !is_whole(tmp, strcmp(suffix, ".svg") == 0)) e = ERR(ERR_IO, "cannot write %s: gnuplot left an incomplete picture (is the disk full?)", path);
+    if (e == OK && !is_whole(tmp, strcmp(suffix, ".svg") == 0))
+        e = ERR(ERR_IO, "cannot write %s: gnuplot left an incomplete picture (is the disk full?)", path);
     if (e == OK && rename(tmp, path) != 0) e = ERR(ERR_IO, "cannot write %s: %s", path, strerror(errno));
     if (e != OK) unlink(tmp);
     unlink(log);

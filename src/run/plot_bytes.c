@@ -6,7 +6,8 @@
 #include "base/mem.h"
 #include "run/plot.h"
 
-/* The plot's area in pixels and the size of its labels; plots/kl_vs_bytes.gp and score_vs_bytes.gp draw by the same numbers. */
+/* The plot's area in pixels and the size of its labels; plots/kl_vs_bytes.gp and score_vs_bytes.gp draw by the same
+ * numbers. */
 static const double area_width = 720, area_height = 462, label_char = 7.0, label_height = 15;
 
 typedef struct mark {
@@ -26,8 +27,11 @@ static int collect(const figure *fig, const summary *s, const plot_families *fam
     for (int p = 0; p < s->r->n_points; p++) {
         const summary_cell *c = summary_at(s, p, fig->task, fig->metric);
         const summary_bytes *b = summary_bytes_at(s, p, fig->task);
-        if (s->r->points[p].group != fig->group || !c->present || !b->n || !(b->live_per_token > 0) || !isfinite(c->mean.mean)) continue;
-        m[n++] = (mark){p, fam->of_point[p], b->live_per_token, c->mean.mean, c->mean.lo, c->mean.hi, b->live_per_token};
+        if (s->r->points[p].group != fig->group || !c->present || !b->n || !(b->live_per_token > 0) ||
+            !isfinite(c->mean.mean))
+            continue;
+        m[n++] =
+            (mark){p, fam->of_point[p], b->live_per_token, c->mean.mean, c->mean.lo, c->mean.hi, b->live_per_token};
     }
     return n;
 }
@@ -66,20 +70,24 @@ static double from_px(double px, double lo, double hi, double size, bool log_sca
     double at = px / size;
     return log_scale ? lo * pow(hi / lo, at) : lo + (hi - lo) * at;
 }
-static double drawn_y(const frame *f, double y) { return f->log_y && y <= 0 ? (f->zero > 0 ? f->zero : f->y0) : y; }
+static double drawn_y(const frame *f, double y) {
+    return f->log_y && y <= 0 ? (f->zero > 0 ? f->zero : f->y0) : y;
+}
 
 static int by_bytes(const void *a, const void *b) {
     const mark *x = a, *y = b;
     return x->bytes < y->bytes ? -1 : x->bytes > y->bytes ? 1 : x->point - y->point;
 }
 
-/* Staircase of the points that nobody beats in both bytes and mean, from the left; m is sorted by bytes. xy[2 n + 1][2]; returns the vertices. */
+/* Staircase of the points that nobody beats in both bytes and mean, from the left; m is sorted by bytes. xy[2 n +
+ * 1][2]; returns the vertices. */
 static int make_front(const frame *fr, const mark *m, int n, bool higher, double (*xy)[2]) {
     int k = 0;
     double best = higher ? -INFINITY : INFINITY;
     for (int i = 0; i < n; i++) {
         bool beaten = higher ? m[i].mean <= best : m[i].mean >= best;
-        for (int j = i + 1; j < n && m[j].bytes == m[i].bytes; j++) beaten |= higher ? m[j].mean > m[i].mean : m[j].mean < m[i].mean;
+        for (int j = i + 1; j < n && m[j].bytes == m[i].bytes; j++)
+            beaten |= higher ? m[j].mean > m[i].mean : m[j].mean < m[i].mean;
         if (beaten) continue;
         if (k) memcpy(xy[k++], (double[]){m[i].bytes, drawn_y(fr, best)}, sizeof *xy);
         best = m[i].mean;
@@ -90,14 +98,17 @@ static int make_front(const frame *fr, const mark *m, int n, bool higher, double
 }
 
 static plot_segment segment(const frame *fr, double x0, double y0, double x1, double y1) {
-    return (plot_segment){to_px(x0, fr->x0, fr->x1, area_width, true), to_px(y0, fr->y0, fr->y1, area_height, fr->log_y),
-                          to_px(x1, fr->x0, fr->x1, area_width, true), to_px(y1, fr->y0, fr->y1, area_height, fr->log_y)};
+    return (plot_segment){
+        to_px(x0, fr->x0, fr->x1, area_width, true), to_px(y0, fr->y0, fr->y1, area_height, fr->log_y),
+        to_px(x1, fr->x0, fr->x1, area_width, true), to_px(y1, fr->y0, fr->y1, area_height, fr->log_y)};
 }
 
 /* The front and the lines that join families: what labels should keep off. */
-static int make_lines(const frame *fr, const mark *m, int n, const plot_families *fam, double (*front)[2], int n_front, plot_segment *out) {
+static int make_lines(const frame *fr, const mark *m, int n, const plot_families *fam, double (*front)[2], int n_front,
+                      plot_segment *out) {
     int k = 0;
-    for (int i = 0; i + 1 < n_front; i++) out[k++] = segment(fr, front[i][0], front[i][1], front[i + 1][0], front[i + 1][1]);
+    for (int i = 0; i + 1 < n_front; i++)
+        out[k++] = segment(fr, front[i][0], front[i][1], front[i + 1][0], front[i + 1][1]);
     for (int i = 0; i < n; i++)
         for (int j = i + 1; j < n && *fam->varies[m[i].family]; j++)
             if (m[j].family == m[i].family) {
@@ -120,14 +131,16 @@ static MUST err set_side_by_side(const frame *fr, mark *m, int n) {
     return OK;
 }
 
-static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam, const plot_segment *lines, int n_lines) {
+static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, const plot_families *fam,
+                             const plot_segment *lines, int n_lines) {
     plot_label *l;
     TRY(mem_alloc(MEM_OTHER, sizeof *l * (size_t)n, &l));
     for (int i = 0; i < n; i++) {
         double y = drawn_y(fr, m[i].mean);
         l[i].x = to_px(m[i].drawn, fr->x0, fr->x1, area_width, true);
         l[i].y = to_px(y, fr->y0, fr->y1, area_height, fr->log_y);
-        l[i].y_lo = m[i].mean <= 0 && fr->log_y ? l[i].y : to_px(fmax(m[i].lo, fr->y0), fr->y0, fr->y1, area_height, fr->log_y);
+        l[i].y_lo =
+            m[i].mean <= 0 && fr->log_y ? l[i].y : to_px(fmax(m[i].lo, fr->y0), fr->y0, fr->y1, area_height, fr->log_y);
         l[i].y_hi = fmax(l[i].y, to_px(fmax(m[i].hi, fr->y0), fr->y0, fr->y1, area_height, fr->log_y));
         l[i].w = plot_text_width(fam->label[m[i].point], label_char);
         l[i].h = label_height;
@@ -135,9 +148,11 @@ static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, con
     plot_labels_place(l, n, lines, n_lines, area_width, area_height);
     for (int i = 0; i < n; i++) {
         double y = drawn_y(fr, m[i].mean);
-        double lx = from_px(l[i].lx, fr->x0, fr->x1, area_width, true), ly = from_px(l[i].ly, fr->y0, fr->y1, area_height, fr->log_y);
+        double lx = from_px(l[i].lx, fr->x0, fr->x1, area_width, true),
+               ly = from_px(l[i].ly, fr->y0, fr->y1, area_height, fr->log_y);
         /* The line ends at the edge of the text that is nearest to the mark. */
-        double ex = fmax(l[i].lx - l[i].w / 2, fmin(l[i].x, l[i].lx + l[i].w / 2)), ey = fmax(l[i].ly - l[i].h / 2, fmin(l[i].y, l[i].ly + l[i].h / 2));
+        double ex = fmax(l[i].lx - l[i].w / 2, fmin(l[i].x, l[i].lx + l[i].w / 2)),
+               ey = fmax(l[i].ly - l[i].h / 2, fmin(l[i].y, l[i].ly + l[i].h / 2));
         double leader_x = l[i].leader ? from_px(ex, fr->x0, fr->x1, area_width, true) : m[i].drawn;
         double leader_y = l[i].leader ? from_px(ey, fr->y0, fr->y1, area_height, fr->log_y) : y;
         fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %d ", lx, ly, m[i].drawn, y, leader_x, leader_y, m[i].family);
@@ -153,7 +168,8 @@ static void write_families(FILE *f, const frame *fr, const mark *m, int n, const
         int count = 0;
         for (int i = 0; i < n; i++) count += m[i].family == k;
         if (!count) continue;
-        plot_next_block(f, "bytes per token, mean, interval low and high, bytes, mean and interval as drawn, family, label; first line: name and number of the family, whether a line joins its points");
+        plot_next_block(f, "bytes per token, mean, interval low and high, bytes, mean and interval as drawn, family, "
+                           "label; first line: name and number of the family, whether a line joins its points");
         bool joined = *fam->varies[k] != 0;
         char *name = joined ? mem_sprintf("%s (%s)", fam->name[k], fam->varies[k]) : mem_strdup(fam->name[k]);
         plot_quoted(f, name);
@@ -163,7 +179,8 @@ static void write_families(FILE *f, const frame *fr, const mark *m, int n, const
             if (m[i].family != k) continue;
             double y = drawn_y(fr, m[i].mean);
             double lo = m[i].lo > fr->y0 ? m[i].lo : fr->log_y ? fr->y0 : m[i].lo, hi = m[i].hi > fr->y0 ? m[i].hi : y;
-            fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d ", m[i].bytes, m[i].mean, m[i].lo, m[i].hi, m[i].drawn, y, m[i].mean <= 0 && fr->log_y ? y : lo, hi, k);
+            fprintf(f, "%.9g %.9g %.9g %.9g %.9g %.9g %.9g %.9g %d ", m[i].bytes, m[i].mean, m[i].lo, m[i].hi,
+                    m[i].drawn, y, m[i].mean <= 0 && fr->log_y ? y : lo, hi, k);
             plot_quoted(f, fam->label[m[i].point]);
             fputc('\n', f);
         }
@@ -173,7 +190,8 @@ static void write_families(FILE *f, const frame *fr, const mark *m, int n, const
 static int n_records(const summary *s, const figure *fig, const mark *m, int n) {
     int most = 0;
     for (int i = 0; i < n; i++)
-        if (summary_at(s, m[i].point, fig->task, fig->metric)->mean.n > most) most = summary_at(s, m[i].point, fig->task, fig->metric)->mean.n;
+        if (summary_at(s, m[i].point, fig->task, fig->metric)->mean.n > most)
+            most = summary_at(s, m[i].point, fig->task, fig->metric)->mean.n;
     return most;
 }
 
@@ -184,7 +202,7 @@ err plot_write_bytes(const figure *fig, const summary *s, FILE *f) {
     bool log_y = strcmp(metric->name, "kl") == 0;
     plot_families fam;
     mark *m = NULL;
-    double (*front)[2] = NULL;
+    double(*front)[2] = NULL;
     plot_segment *lines = NULL;
     err e;
     TRY(plot_families_make(s, &fam));
@@ -198,12 +216,16 @@ err plot_write_bytes(const figure *fig, const summary *s, FILE *f) {
         for (int i = 0; i < n; i++) used |= m[i].family == k;
         n_families += used;
     }
-    double noise = n ? summary_at(s, m[0].point, fig->task, fig->metric)->noise : 0, full_bytes = n ? summary_bytes_at(s, m[0].point, fig->task)->full_per_token : 1;
+    double noise = n ? summary_at(s, m[0].point, fig->task, fig->metric)->noise : 0,
+           full_bytes = n ? summary_bytes_at(s, m[0].point, fig->task)->full_per_token : 1;
     frame fr = make_frame(m, n, log_y, noise, full_bytes);
     plot_set(f, "title", "%s", fig->title);
-    plot_set(f, "subtitle", "%s, %s: %d records of %s; bars: 95 %% bootstrap intervals", g->model, g->math, n_records(s, fig, m, n), r->tasks[fig->task].name);
-    if (strcmp(metric->name, "kl") == 0) plot_set(f, "ylabel", "KL(full || policy), nats per token");
-    else plot_set(f, "ylabel", "%s: %s", metric->name, metric->help);
+    plot_set(f, "subtitle", "%s, %s: %d records of %s; bars: 95 %% bootstrap intervals", g->model, g->math,
+             n_records(s, fig, m, n), r->tasks[fig->task].name);
+    if (strcmp(metric->name, "kl") == 0)
+        plot_set(f, "ylabel", "KL(full || policy), nats per token");
+    else
+        plot_set(f, "ylabel", "%s: %s", metric->name, metric->help);
     plot_set(f, "xmin", "%.9g", fr.x0);
     plot_set(f, "xmax", "%.9g", fr.x1);
     plot_set(f, "ymin", "%.9g", fr.y0);

@@ -18,7 +18,9 @@ static bool keeps_all(const summary *s, int point) {
 }
 
 /* "snapkv budget=0.25" -> "snapkv"; "budget=0.25" -> "budget". */
-static char *first_word(const char *label) { return mem_sprintf("%.*s", (int)strcspn(label, " ="), label); }
+static char *first_word(const char *label) {
+    return mem_sprintf("%.*s", (int)strcspn(label, " ="), label);
+}
 
 static int find_family(plot_families *x, const char *name) {
     for (int i = 0; i < x->n; i++)
@@ -120,7 +122,8 @@ void plot_families_free(plot_families *x) {
 
 void plot_quoted(FILE *f, const char *text) {
     fputc('"', f);
-    for (; *text; text++) fputc(*text == '"' ? '\'' : iscntrl((unsigned char)*text) ? ' ' : *text == '\\' ? '/' : *text, f);
+    for (; *text; text++)
+        fputc(*text == '"' ? '\'' : iscntrl((unsigned char)*text) ? ' ' : *text == '\\' ? '/' : *text, f);
     fputc('"', f);
 }
 
@@ -140,4 +143,6 @@ void plot_set(FILE *f, const char *name, const char *fmt, ...) {
     mem_free(text);
 }
 
-void plot_next_block(FILE *f, const char *comment) { fprintf(f, "\n\n# %s\n", comment); }
+void plot_next_block(FILE *f, const char *comment) {
+    fprintf(f, "\n\n# %s\n", comment);
+}

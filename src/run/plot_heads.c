@@ -7,7 +7,8 @@
 
 enum { MAX_PANELS = 12 };
 
-/* Mean share of prompt tokens kept by every (layer, head) over the ok records of untimed tasks; *n = records that told. share [layers][heads]. */
+/* Mean share of prompt tokens kept by every (layer, head) over the ok records of untimed tasks; *n = records that told.
+ * share [layers][heads]. */
 static MUST err kept_share(const results *r, int point, double **share, int *n_layers, int *n_heads, int *n) {
     double *sum = NULL;
     *n = *n_layers = *n_heads = 0;
@@ -63,7 +64,8 @@ err plot_write_heads(const figure *fig, const summary *s, FILE *f) {
     const result_group *g = &r->groups[fig->group];
     plot_set(f, "title", "%s", fig->title);
     if (n_evicting > n_panels)
-        plot_set(f, "subtitle", "%s; mean over records of the untimed tasks; the first %d of %d evicting points", g->model, n_panels, n_evicting);
+        plot_set(f, "subtitle", "%s; mean over records of the untimed tasks; the first %d of %d evicting points",
+                 g->model, n_panels, n_evicting);
     else
         plot_set(f, "subtitle", "%s; mean over records of the untimed tasks", g->model);
     plot_set(f, "panels", "%d", n_panels);

@@ -7,14 +7,18 @@
 
 enum { N_ANGLES = 16, N_RADII = 4, MARK = 7 /* half a mark's size */, N_PASSES = 8 };
 
-typedef struct box { double x0, y0, x1, y1; } box;
+typedef struct box {
+    double x0, y0, x1, y1;
+} box;
 
 static double overlap(box a, box b) {
     double w = fmin(a.x1, b.x1) - fmax(a.x0, b.x0), h = fmin(a.y1, b.y1) - fmax(a.y0, b.y0);
     return w > 0 && h > 0 ? w * h : 0;
 }
 
-static box label_box(const plot_label *l, double x, double y) { return (box){x - l->w / 2, y - l->h / 2, x + l->w / 2, y + l->h / 2}; }
+static box label_box(const plot_label *l, double x, double y) {
+    return (box){x - l->w / 2, y - l->h / 2, x + l->w / 2, y + l->h / 2};
+}
 
 static void candidate(const plot_label *l, int k, double *x, double *y) {
     static const double radii[N_RADII] = {10, 24, 42, 64};
@@ -36,7 +40,8 @@ static double covered(box b, plot_segment s) {
     return hits * length / (n + 1);
 }
 
-static double cost(const plot_label *l, int n, const plot_segment *lines, int n_lines, int i, int k, double width, double height) {
+static double cost(const plot_label *l, int n, const plot_segment *lines, int n_lines, int i, int k, double width,
+                   double height) {
     double x, y, sum = 0;
     candidate(&l[i], k, &x, &y);
     box b = label_box(&l[i], x, y);

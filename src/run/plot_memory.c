@@ -19,19 +19,21 @@ err plot_write_memory(const figure *fig, const summary *s, FILE *f) {
         n++;
     }
     plot_set(f, "title", "%s", fig->title);
-    plot_set(f, "subtitle", "%s; end of the prompt, mean over records; beside the bars: live bytes as a share of f16", g->model);
+    plot_set(f, "subtitle", "%s; end of the prompt, mean over records; beside the bars: live bytes as a share of f16",
+             g->model);
     plot_set(f, "rows", "%d", n);
     plot_set(f, "full", "%.9g", full);
     plot_set(f, "widest", "%.0f", widest);
     plot_set(f, "most", "%.9g", fmax(most, full));
-    plot_next_block(f, "row from the top, payload, metadata, columns, tables, slack (bytes per token), live / f16, name");
+    plot_next_block(f,
+                    "row from the top, payload, metadata, columns, tables, slack (bytes per token), live / f16, name");
     int row = 0;
     for (int p = 0; p < r->n_points; p++) {
         summary_bytes b = summary_point_bytes(s, p);
         if (r->points[p].group != fig->group || !b.n || !(b.live_per_token > 0)) continue;
         double per_token = b.live_per_token / (b.payload + b.metadata + b.columns + b.tables);
-        fprintf(f, "%d %.9g %.9g %.9g %.9g %.9g %.6g ", row++, b.payload * per_token, b.metadata * per_token, b.columns * per_token, b.tables * per_token,
-                b.slack * per_token, b.ratio);
+        fprintf(f, "%d %.9g %.9g %.9g %.9g %.9g %.6g ", row++, b.payload * per_token, b.metadata * per_token,
+                b.columns * per_token, b.tables * per_token, b.slack * per_token, b.ratio);
         plot_quoted(f, r->points[p].label);
         fputc('\n', f);
     }

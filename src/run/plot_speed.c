@@ -8,7 +8,10 @@
 
 static const double panel_height = 462, label_gap = 15; /* pixels, as in plots/decode_speed.gp */
 
-typedef struct line { int point, n; double *x, *tps, *gbs; } line;
+typedef struct line {
+    int point, n;
+    double *x, *tps, *gbs;
+} line;
 
 static MUST err read_lines(const figure *fig, const summary *s, line **out, int *n_out) {
     const results *r = s->r;
@@ -16,7 +19,8 @@ static MUST err read_lines(const figure *fig, const summary *s, line **out, int 
     line *l;
     double *pool;
     *n_out = 0;
-    TRY(mem_alloc(MEM_OTHER, sizeof *l * (size_t)r->n_points + sizeof *pool * 3 * (size_t)r->n_points * (size_t)items, &l));
+    TRY(mem_alloc(MEM_OTHER, sizeof *l * (size_t)r->n_points + sizeof *pool * 3 * (size_t)r->n_points * (size_t)items,
+                  &l));
     pool = (double *)(l + r->n_points);
     int n = 0;
     for (int p = 0; p < r->n_points; p++) {
@@ -48,10 +52,12 @@ static MUST err write_names(FILE *f, const plot_families *fam, const line *l, in
         y[i] = isfinite(v) ? v / y1 * panel_height : 0;
     }
     plot_spread(y, n, label_gap, 4, panel_height - 4);
-    plot_next_block(f, gbs ? "names of the right panel: y, y of the line's end, x of the line's end, family, text" : "names of the left panel: the same");
+    plot_next_block(f, gbs ? "names of the right panel: y, y of the line's end, x of the line's end, family, text"
+                           : "names of the left panel: the same");
     for (int i = 0; i < n; i++) {
         double v = gbs ? l[i].gbs[l[i].n - 1] : l[i].tps[l[i].n - 1];
-        fprintf(f, "%.9g %.9g %.9g %d ", y[i] / panel_height * y1, isfinite(v) ? v : 0, l[i].x[l[i].n - 1], fam->of_point[l[i].point]);
+        fprintf(f, "%.9g %.9g %.9g %d ", y[i] / panel_height * y1, isfinite(v) ? v : 0, l[i].x[l[i].n - 1],
+                fam->of_point[l[i].point]);
         plot_quoted(f, fam->brief[l[i].point]);
         fputc('\n', f);
     }
@@ -90,10 +96,12 @@ err plot_write_speed(const figure *fig, const summary *s, FILE *f) {
     e = write_names(f, &fam, l, n, false, tps * 1.08);
     if (e == OK) e = write_names(f, &fam, l, n, true, gbs * 1.08);
     for (int i = 0; i < n && e == OK; i++) {
-        plot_next_block(f, "context in tokens, decode tokens/s, cache GB/s, family; first line: name and number of the family");
+        plot_next_block(
+            f, "context in tokens, decode tokens/s, cache GB/s, family; first line: name and number of the family");
         plot_quoted(f, fam.brief[l[i].point]);
         fprintf(f, " %d\n", fam.of_point[l[i].point]);
-        for (int k = 0; k < l[i].n; k++) fprintf(f, "%.9g %.9g %.9g %d\n", l[i].x[k], l[i].tps[k], l[i].gbs[k], fam.of_point[l[i].point]);
+        for (int k = 0; k < l[i].n; k++)
+            fprintf(f, "%.9g %.9g %.9g %d\n", l[i].x[k], l[i].tps[k], l[i].gbs[k], fam.of_point[l[i].point]);
     }
 done:
     mem_free(l);

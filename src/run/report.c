@@ -1,5 +1,5 @@
-/* DIR/report.html: one file that shows the sweep without anything else: question, findings, pictures, provenance, commands. The pictures are
- * the SVG of DIR/plots, carried inside. */
+/* DIR/report.html: one file that shows the sweep without anything else: question, findings, pictures, provenance,
+ * commands. The pictures are the SVG of DIR/plots, carried inside. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,38 +14,57 @@
 static const char style[] =
     "<style>\n"
     ":root{--ink:#1c1c1e;--soft:#6b6b70;--line:#e3e3e6;--good:#00734f;--bad:#b3400a;--accent:#0072b2}\n"
-    "body{font:15px/1.55 system-ui,-apple-system,'Segoe UI','DejaVu Sans',Helvetica,Arial,sans-serif;color:var(--ink);background:#fff;"
-    "max-width:1120px;margin:0 auto;padding:40px 28px 80px}\n"
-    "h1{font-size:26px;line-height:1.25;margin:0 0 4px}h2{font-size:18px;margin:44px 0 12px;padding-top:14px;border-top:1px solid var(--line)}\n"
+    "body{font:15px/1.55 system-ui,-apple-system,'Segoe UI','DejaVu "
+    "Sans',Helvetica,Arial,sans-serif;color:var(--ink);background:#fff;"
+    "max-width:1200px;margin:0 auto;padding:40px 28px 80px}\n"
+    "h1{font-size:26px;line-height:1.25;margin:0 0 4px}h2{font-size:18px;margin:44px 0 "
+    "12px;padding-top:14px;border-top:1px solid var(--line)}\n"
     ".lead{color:var(--soft);margin:0 0 22px}\n"
-    ".cards{display:flex;flex-wrap:wrap;gap:12px;margin:20px 0}.card{border:1px solid var(--line);border-radius:8px;padding:10px 16px;min-width:120px}"
+    ".cards{display:flex;flex-wrap:wrap;gap:12px;margin:20px 0}.card{border:1px solid "
+    "var(--line);border-radius:8px;padding:10px 16px;min-width:120px}"
     ".card b{display:block;font-size:19px}.card span{color:var(--soft);font-size:13px}\n"
     ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\n"
     "th,td{padding:5px 12px 5px 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}\n"
-    "th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid #999}th:first-child,td:first-child{text-align:left;padding-right:22px}\n"
-    "th.group{border-bottom:none;padding-bottom:0}td.better{color:var(--good)}td.worse{color:var(--bad)}td.same{color:var(--soft)}td small{color:var(--soft)}tr.base td{font-weight:600}\n"
+    "th{font-weight:600;vertical-align:bottom;border-bottom:1.5px solid "
+    "#999}th:first-child,td:first-child{text-align:left;padding-right:22px}\n"
+    "th.group{text-align:center;border-bottom:none;padding-bottom:0}td.better{color:var(--good)}td.worse{color:var(--"
+    "bad)}td.same{color:var(--soft)}td small{color:var(--soft)}tr.base td{font-weight:600}\n"
     "td.text,th.text{text-align:left;white-space:normal}\n"
     "figure{margin:26px 0 34px}figure img{width:100%;height:auto;border:1px solid var(--line);border-radius:8px}"
     "figcaption{color:var(--soft);font-size:13.5px;max-width:820px;margin-top:8px}\n"
-    "pre{background:#f6f6f8;border-radius:8px;padding:14px 16px;overflow-x:auto;font:12.5px/1.5 'DejaVu Sans Mono',ui-monospace,Menlo,Consolas,monospace}\n"
-    "details{margin:10px 0}summary{cursor:pointer;color:var(--accent)}.note{font-size:13.5px;color:var(--soft);max-width:820px}\n"
-    "dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 22px;font-size:13.5px}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\n"
+    "pre{background:#f6f6f8;border-radius:8px;padding:14px 16px;overflow-x:auto;font:12.5px/1.5 'DejaVu Sans "
+    "Mono',ui-monospace,Menlo,Consolas,monospace}\n"
+    "details{margin:10px "
+    "0}summary{cursor:pointer;color:var(--accent)}.note{font-size:13.5px;color:var(--soft);max-width:820px}\n"
+    "dl{display:grid;grid-template-columns:max-content 1fr;gap:3px "
+    "22px;font-size:13.5px}dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}\n"
     "@media print{body{padding:0}h2{break-after:avoid}figure{break-inside:avoid}}\n"
     "</style>\n";
 
 void report_text(FILE *f, const char *text) {
     for (; *text; text++) switch (*text) {
-        case '&': fputs("&amp;", f); break;
-        case '<': fputs("&lt;", f); break;
-        case '>': fputs("&gt;", f); break;
-        case '"': fputs("&quot;", f); break;
-        default: fputc(*text, f);
+        case '&':
+            fputs("&amp;", f);
+            break;
+        case '<':
+            fputs("&lt;", f);
+            break;
+        case '>':
+            fputs("&gt;", f);
+            break;
+        case '"':
+            fputs("&quot;", f);
+            break;
+        default:
+            fputc(*text, f);
         }
 }
 
 static void write_head(const results *r, FILE *f) {
     const char *question = *r->question ? r->question : r->name;
-    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>", f);
+    fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" "
+          "content=\"width=device-width, initial-scale=1\">\n<title>",
+          f);
     report_text(f, r->name);
     fputs("</title>\n", f);
     fputs(style, f);
@@ -57,12 +76,15 @@ static void write_head(const results *r, FILE *f) {
     for (int g = 0; g < r->n_groups; g++) {
         fputs(g ? "; " : " on ", f);
         report_text(f, r->groups[g].model);
-        fprintf(f, ", %s %s, %s, %d thread%s", r->groups[g].backend, r->groups[g].isa, r->groups[g].math, r->groups[g].threads, r->groups[g].threads == 1 ? "" : "s");
+        fprintf(f, ", %s %s, %s, %d thread%s", r->groups[g].backend, r->groups[g].isa, r->groups[g].math,
+                r->groups[g].threads, r->groups[g].threads == 1 ? "" : "s");
     }
     fputs("</p>\n", f);
 }
 
-static void write_card(FILE *f, const char *what, int n) { fprintf(f, "<div class=\"card\"><b>%d</b><span>%s</span></div>\n", n, what); }
+static void write_card(FILE *f, const char *what, int n) {
+    fprintf(f, "<div class=\"card\"><b>%d</b><span>%s</span></div>\n", n, what);
+}
 
 static void write_cards(const results *r, FILE *f) {
     int missing = r->n_expected - r->n_ok - r->n_failed - r->n_crashed - r->n_skipped;
@@ -91,7 +113,8 @@ static void write_base64(FILE *f, const char *data, size_t n) {
     }
 }
 
-/* As an image rather than as elements of the page: gnuplot's pictures use the same ids, which would refer to each other. */
+/* As an image rather than as elements of the page: gnuplot's pictures use the same ids, which would refer to each
+ * other. */
 static MUST err write_figure(const figure *fig, const char *dir, FILE *f) {
     char *path = mem_sprintf("%s/plots/%s.svg", dir, fig->name), *svg;
     size_t n;

@@ -18,11 +18,15 @@ static void write_failures(const results *r, FILE *f) {
             for (int i = 0; i < r->tasks[t].n_items; i++) {
                 const unit_record *u = results_unit(r, p, t, i);
                 if (!u || u->status == UNIT_OK || n++ >= MAX_FAILURES) continue;
-                if (n == 1) fputs("<h2>Failures</h2>\n<div class=\"wide\"><table>\n<tr><th>policy</th><th class=\"text\">record</th><th class=\"text\">status</th><th class=\"text\">why</th></tr>\n", f);
+                if (n == 1)
+                    fputs("<h2>Failures</h2>\n<div class=\"wide\"><table>\n<tr><th>policy</th><th "
+                          "class=\"text\">record</th><th class=\"text\">status</th><th class=\"text\">why</th></tr>\n",
+                          f);
                 fputs("<tr><td>", f);
                 report_text(f, r->points[p].label);
                 fputs("</td><td class=\"text\">", f);
-                if (u->item_id && *u->item_id) report_text(f, u->item_id);
+                if (u->item_id && *u->item_id)
+                    report_text(f, u->item_id);
                 else {
                     report_text(f, r->tasks[t].name);
                     fprintf(f, ", record %d", i);
@@ -38,11 +42,16 @@ static void write_failures(const results *r, FILE *f) {
 static void write_commands(const results *r, const char *dir, FILE *f) {
     const char *slash = strrchr(dir, '/'), *name = slash && slash[1] ? slash + 1 : dir;
     fputs("<h2>Again</h2>\n<pre>", f);
-    fputs("kvlab run resolved.yaml -o again   # the sweep, from the file below\nkvlab compare . POINT_A POINT_B    # paired difference of two points\n"
-          "kvlab verify .                     # files against MANIFEST.tsv, sweep.h5 against the journal\n", f);
-    fputs("gnuplot -e \"dat='export/memory.dat'; out='memory.png'\" plots/memory.gp   # a picture; the scripts are in kvlab's folder plots/\n", f);
+    fputs("kvlab run sweep.yaml -o again       # the sweep, from the file below\nkvlab compare . POINT_A POINT_B    # "
+          "paired difference of two points\n"
+          "kvlab verify .                     # files against MANIFEST.tsv, sweep.h5 against the journal\n",
+          f);
+    fputs("gnuplot -e \"dat='export/memory.dat'; out='memory.png'\" plots/memory.gp   # a picture; the scripts are in "
+          "kvlab's folder plots/\n",
+          f);
     fputs("python3 -c 'import xarray; print(xarray.open_dataset(\"sweep.h5\", group=\"/metrics/", f);
-    for (const char *c = r->n_tasks ? r->tasks[0].name : "TASK"; *c; c++) report_text(f, (char[]){*c == '/' ? '|' : *c, 0});
+    for (const char *c = r->n_tasks ? r->tasks[0].name : "TASK"; *c; c++)
+        report_text(f, (char[]){*c == '/' ? '|' : *c, 0});
     fputs("\", engine=\"h5netcdf\"))'</pre>\n<p class=\"note\">In the results directory (", f);
     report_text(f, name);
     fputs("). On the same ISA and in the same math mode every number but the timings comes out the same.</p>\n", f);
@@ -84,7 +93,8 @@ static void write_environment(const results *r, FILE *f) {
     for (int g = 0; g < r->n_groups; g++) {
         fputs("<dt>model</dt><dd>", f);
         report_text(f, r->groups[g].model);
-        fprintf(f, ", sha256 %s, context %d, seed %llu</dd>\n", r->groups[g].model_sha256, r->groups[g].context, (unsigned long long)r->groups[g].seed);
+        fprintf(f, ", sha256 %s, context %d, seed %llu</dd>\n", r->groups[g].model_sha256, r->groups[g].context,
+                (unsigned long long)r->groups[g].seed);
     }
     if (*r->text_name) {
         fputs("<dt>text</dt><dd>", f);

@@ -1,10 +1,11 @@
-/* The report's tables: the headline of every task per point, with intervals, verdicts, noise floor; then every metric of every task. */
+/* The report's tables: the headline of every task per point, with intervals, verdicts, noise floor; then every metric
+ * of every task. */
 #include <math.h>
 #include <string.h>
 
 #include "run/report.h"
 
-enum { MAX_COLUMNS = 48, MAX_HEADLINE = 3 };
+enum { MAX_COLUMNS = 48, MAX_HEADLINE = 2 };
 
 /* Digits that mean something beside an interval: two digits of its half width, four at most. */
 static void number(FILE *f, double x, double half) {
@@ -14,8 +15,10 @@ static void number(FILE *f, double x, double half) {
     }
     double scale = isfinite(half) && half > 0 ? half : fabs(x) / 100;
     int decimals = scale > 0 ? (int)ceil(-log10(scale)) + 1 : 0;
-    if (x != 0 && fabs(x) < 1e-3) fprintf(f, "%.1e", x);
-    else fprintf(f, "%.*f", decimals < 0 ? 0 : decimals > 5 ? 5 : decimals, x);
+    if (x != 0 && fabs(x) < 1e-3)
+        fprintf(f, "%.1e", x);
+    else
+        fprintf(f, "%.*f", decimals < 0 ? 0 : decimals > 5 ? 5 : decimals, x);
 }
 
 static const char *class_of(const summary_cell *c, const result_metric *m) {
@@ -25,13 +28,14 @@ static const char *class_of(const summary_cell *c, const result_metric *m) {
     return (c->verdict == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER) ? "better" : "worse";
 }
 
-static void write_cell(FILE *f, const summary_cell *c, const result_metric *m) {
+static void write_cell(FILE *f, const summary_cell *c, const result_metric *m, bool base) {
     if (!c->present) {
         fputs("<td>-</td>", f);
         return;
     }
     double half = (c->mean.hi - c->mean.lo) / 2;
-    fprintf(f, "<td class=\"%s\">%s", class_of(c, m), c->verdict == VERDICT_SAME && c->diff.n > 1 ? "~" : "");
+    fprintf(f, "<td class=\"%s\">%s", base ? "" : class_of(c, m),
+            !base && c->verdict == VERDICT_SAME && c->diff.n > 1 ? "~" : "");
     number(f, c->mean.mean, half);
     if (c->mean.n > 1) {
         fputs(" <small>[", f);
@@ -60,7 +64,9 @@ static void write_metric_head(FILE *f, const result_metric *m) {
 static void write_results(const summary *s, FILE *f) {
     const results *r = s->r;
     int task[MAX_COLUMNS], metric[MAX_COLUMNS], n = 0;
-    fputs("<h2>Results</h2>\n<div class=\"wide\"><table>\n<tr><th class=\"group\"></th><th class=\"group\" colspan=\"3\">cache</th>", f);
+    fputs("<h2>Results</h2>\n<div class=\"wide\"><table>\n<tr><th class=\"group\"></th><th class=\"group\" "
+          "colspan=\"3\">cache</th>",
+          f);
     for (int t = 0; t < r->n_tasks; t++) {
         int m[MAX_HEADLINE], k = summary_headline(r, t, m, MAX_HEADLINE);
         if (n + k > MAX_COLUMNS) break;
@@ -81,9 +87,14 @@ static void write_results(const summary *s, FILE *f) {
         report_text(f, r->points[p].policy);
         fputs("\">", f);
         report_text(f, r->points[p].label);
-        if (b.n) fprintf(f, "</td><td>%.0f</td><td>%.1f %%</td><td>%.1f %%</td>", b.live_per_token, 100 * b.ratio, 100 * b.kept);
-        else fputs("</td><td>-</td><td>-</td><td>-</td>", f);
-        for (int i = 0; i < n; i++) write_cell(f, summary_at(s, p, task[i], metric[i]), &r->tasks[task[i]].metrics[metric[i]]);
+        if (b.n)
+            fprintf(f, "</td><td>%.0f</td><td>%.1f %%</td><td>%.1f %%</td>", b.live_per_token, 100 * b.ratio,
+                    100 * b.kept);
+        else
+            fputs("</td><td>-</td><td>-</td><td>-</td>", f);
+        for (int i = 0; i < n; i++)
+            write_cell(f, summary_at(s, p, task[i], metric[i]), &r->tasks[task[i]].metrics[metric[i]],
+                       r->points[p].baseline == p);
         fputs("</tr>\n", f);
     }
     fputs("</table></div>\n", f);
@@ -92,9 +103,13 @@ static void write_results(const summary *s, FILE *f) {
 static void write_notes(const summary *s, FILE *f) {
     const results *r = s->r;
     int clamped = 0;
-    fprintf(f, "<p class=\"note\">Means over records with 95 %% bootstrap intervals (%d resamples). ~ and grey: not shown to differ from the full cache (the interval of the paired "
-               "difference holds 0 or lies inside the noise floor); green and orange: shown to be better or worse. Cache: live bytes at the end of the prompt, counted: payload, "
-               "scales and zeros, columns, tables.</p>\n", s->conf.n_resamples);
+    fprintf(f,
+            "<p class=\"note\">Means over records with 95 %% bootstrap intervals (%d resamples). ~ and grey: not shown "
+            "to differ from the full cache (the interval of the paired "
+            "difference holds 0 or lies inside the noise floor); green and orange: shown to be better or worse. Cache: "
+            "live bytes at the end of the prompt, counted: payload, "
+            "scales and zeros, columns, tables.</p>\n",
+            s->conf.n_resamples);
     for (int g = 0; g < r->n_groups; g++)
         for (int t = 0; t < r->n_tasks; t++) {
             int p = 0, shown = 0;
@@ -117,11 +132,16 @@ static void write_notes(const summary *s, FILE *f) {
             if (s->uninformative[(size_t)g * (size_t)r->n_tasks + (size_t)t]) {
                 fputs("<p class=\"note\"><b>Uninformative:</b> on ", f);
                 report_text(f, r->tasks[t].name);
-                fputs(", the full cache is not shown to beat StreamingLLM, so the task cannot tell policies apart.</p>\n", f);
+                fputs(
+                    ", the full cache is not shown to beat StreamingLLM, so the task cannot tell policies apart.</p>\n",
+                    f);
             }
         }
     for (int p = 0; p < r->n_points; p++) clamped += summary_point_bytes(s, p).n_clamped;
-    if (clamped) fprintf(f, "<p class=\"note\">In %d records the budget was below the protected items and was raised to them.</p>\n", clamped);
+    if (clamped)
+        fprintf(
+            f, "<p class=\"note\">In %d records the budget was below the protected items and was raised to them.</p>\n",
+            clamped);
 }
 
 static void write_task(const summary *s, int t, FILE *f) {
@@ -129,7 +149,8 @@ static void write_task(const summary *s, int t, FILE *f) {
     const result_task *k = &r->tasks[t];
     fputs("<details><summary>", f);
     report_text(f, k->name);
-    fprintf(f, ": all %d metrics</summary>\n<div class=\"wide\"><table>\n<tr><th>policy</th><th>records</th>", k->n_metrics);
+    fprintf(f, ": all %d metrics</summary>\n<div class=\"wide\"><table>\n<tr><th>policy</th><th>records</th>",
+            k->n_metrics);
     for (int m = 0; m < k->n_metrics; m++) write_metric_head(f, &k->metrics[m]);
     fputs("</tr>\n", f);
     for (int p = 0; p < r->n_points; p++) {
@@ -137,7 +158,8 @@ static void write_task(const summary *s, int t, FILE *f) {
         fprintf(f, "<tr%s><td>", r->points[p].full ? " class=\"base\"" : "");
         report_text(f, r->points[p].label);
         fprintf(f, "</td><td>%d</td>", summary_bytes_at(s, p, t)->n);
-        for (int m = 0; m < k->n_metrics; m++) write_cell(f, summary_at(s, p, t, m), &k->metrics[m]);
+        for (int m = 0; m < k->n_metrics; m++)
+            write_cell(f, summary_at(s, p, t, m), &k->metrics[m], r->points[p].baseline == p);
         fputs("</tr>\n", f);
     }
     fputs("</table></div></details>\n", f);

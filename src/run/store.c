@@ -1,5 +1,5 @@
-/* Writes sweep.h5 (layout: store.h). The file is built in memory and then written like every other file, whole or not at all, so a full disk
- * is reported by the same code and HDF5 never holds a half-written file. */
+/* Writes sweep.h5 (layout: store.h). The file is built in memory and then written like every other file, whole or not
+ * at all, so a full disk is reported by the same code and HDF5 never holds a half-written file. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,7 +50,8 @@ typedef struct writer {
 
 static MUST err refuse(const char *group, const char *name) {
     char *why = store_hdf5_complaint();
-    err e = ERR(ERR_IO, "HDF5 cannot make %s%s%s: %s", group, *name && group[strlen(group) - 1] != '/' ? "/" : "", name, why);
+    err e = ERR(ERR_IO, "HDF5 cannot make %s%s%s: %s", group, *name && group[strlen(group) - 1] != '/' ? "/" : "", name,
+                why);
     mem_free(why);
     return e;
 }
@@ -88,36 +89,50 @@ static err write_number(void *arg, const char *group, const char *name, double v
     writer *w = arg;
     int64_t whole = (int64_t)value;
     hid_t g = H5Gopen2(w->file, group, H5P_DEFAULT);
-    bool ok = g >= 0 && (integer ? set_attribute(g, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &whole) : set_attribute(g, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value));
+    bool ok = g >= 0 && (integer ? set_attribute(g, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &whole)
+                                 : set_attribute(g, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value));
     if (g >= 0) H5Gclose(g);
     return ok ? OK : refuse(group, name);
 }
 
 static hid_t file_type(const writer *w, store_type t) {
     switch (t) {
-    case STORE_F64: return H5T_IEEE_F64LE;
-    case STORE_F32: return H5T_IEEE_F32LE;
-    case STORE_I32: return H5T_STD_I32LE;
-    case STORE_U32: return H5T_STD_U32LE;
-    case STORE_U8: return H5T_STD_U8LE;
-    case STORE_TEXT: return w->text_type;
+    case STORE_F64:
+        return H5T_IEEE_F64LE;
+    case STORE_F32:
+        return H5T_IEEE_F32LE;
+    case STORE_I32:
+        return H5T_STD_I32LE;
+    case STORE_U32:
+        return H5T_STD_U32LE;
+    case STORE_U8:
+        return H5T_STD_U8LE;
+    case STORE_TEXT:
+        return w->text_type;
     }
     return -1;
 }
 
 static hid_t memory_type(const writer *w, store_type t) {
     switch (t) {
-    case STORE_F64: return H5T_NATIVE_DOUBLE;
-    case STORE_F32: return H5T_NATIVE_FLOAT;
-    case STORE_I32: return H5T_NATIVE_INT32;
-    case STORE_U32: return H5T_NATIVE_UINT32;
-    case STORE_U8: return H5T_NATIVE_UINT8;
-    case STORE_TEXT: return w->text_type;
+    case STORE_F64:
+        return H5T_NATIVE_DOUBLE;
+    case STORE_F32:
+        return H5T_NATIVE_FLOAT;
+    case STORE_I32:
+        return H5T_NATIVE_INT32;
+    case STORE_U32:
+        return H5T_NATIVE_UINT32;
+    case STORE_U8:
+        return H5T_NATIVE_UINT8;
+    case STORE_TEXT:
+        return w->text_type;
     }
     return -1;
 }
 
-/* Arrays beyond a few kilobytes are compressed, in chunks of whole leading indices; texts live in HDF5's heap, which is not. */
+/* Arrays beyond a few kilobytes are compressed, in chunks of whole leading indices; texts live in HDF5's heap, which is
+ * not. */
 static hid_t make_plist(const store_array *a, const hsize_t *shape) {
     hid_t p = H5Pcreate(H5P_DATASET_CREATE);
     H5Pset_obj_track_times(p, 0); /* the same results give the same bytes */
@@ -156,8 +171,10 @@ static err write_array(void *arg, const store_array *a) {
     hid_t space = H5Screate_simple(a->rank, shape, NULL), plist = make_plist(a, shape);
     hid_t set = H5Dcreate2(w->file, path, file_type(w, a->type), space, H5P_DEFAULT, plist, H5P_DEFAULT);
     int one = 1;
-    bool ok = set >= 0 && (!store_n_elements(a) || H5Dwrite(set, memory_type(w, a->type), H5S_ALL, H5S_ALL, H5P_DEFAULT, a->data) >= 0);
-    ok = ok && attach_scales(w, a, set) && set_text(w, set, "units", a->unit) && set_text(w, set, "help", a->help) && set_text(w, set, "direction", a->direction);
+    bool ok = set >= 0 && (!store_n_elements(a) ||
+                           H5Dwrite(set, memory_type(w, a->type), H5S_ALL, H5S_ALL, H5P_DEFAULT, a->data) >= 0);
+    ok = ok && attach_scales(w, a, set) && set_text(w, set, "units", a->unit) && set_text(w, set, "help", a->help) &&
+         set_text(w, set, "direction", a->direction);
     ok = ok && (!a->timing || set_attribute(set, "timing", H5T_STD_I32LE, H5T_NATIVE_INT, &one));
     if (set >= 0) H5Dclose(set);
     H5Sclose(space);

@@ -40,9 +40,12 @@ static err check_text(void *arg, const char *group, const char *name, const char
     reader *v = arg;
     if (strcmp(name, "kvlab_version") == 0) return OK; /* of the program that wrote it */
     char *what = mem_sprintf("attribute %s of %s", name, group), *found = NULL;
-    hid_t a = H5Aopen_by_name(v->file, group, name, H5P_DEFAULT, H5P_DEFAULT), type = a >= 0 ? H5Aget_type(a) : -1, space = a >= 0 ? H5Aget_space(a) : -1;
+    hid_t a = H5Aopen_by_name(v->file, group, name, H5P_DEFAULT, H5P_DEFAULT), type = a >= 0 ? H5Aget_type(a) : -1,
+          space = a >= 0 ? H5Aget_space(a) : -1;
     bool ok = type >= 0 && is_text(type) && H5Sget_simple_extent_npoints(space) == 1 && H5Aread(a, type, &found) >= 0;
-    err e = !ok ? unreadable(v, what) : !found || strcmp(found, value) != 0 ? ERR(ERR_VERIFY, "%s: %s differs from the journal's", v->path, what) : OK;
+    err e = !ok                                   ? unreadable(v, what)
+            : !found || strcmp(found, value) != 0 ? ERR(ERR_VERIFY, "%s: %s differs from the journal's", v->path, what)
+                                                  : OK;
     if (found) H5free_memory(found);
     if (space >= 0) H5Sclose(space);
     if (type >= 0) H5Tclose(type);
@@ -57,7 +60,9 @@ static err check_number(void *arg, const char *group, const char *name, double v
     double found = NAN;
     hid_t a = H5Aopen_by_name(v->file, group, name, H5P_DEFAULT, H5P_DEFAULT), space = a >= 0 ? H5Aget_space(a) : -1;
     bool ok = space >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Aread(a, H5T_NATIVE_DOUBLE, &found) >= 0;
-    err e = !ok ? unreadable(v, what) : found != value ? ERR(ERR_VERIFY, "%s: %s is %g, the journal says %g", v->path, what, found, value) : OK;
+    err e = !ok              ? unreadable(v, what)
+            : found != value ? ERR(ERR_VERIFY, "%s: %s is %g, the journal says %g", v->path, what, found, value)
+                             : OK;
     if (space >= 0) H5Sclose(space);
     if (a >= 0) H5Aclose(a);
     mem_free(what);
@@ -66,12 +71,18 @@ static err check_number(void *arg, const char *group, const char *name, double v
 
 static double number_at(store_type t, const void *data, size_t i) {
     switch (t) {
-    case STORE_F64: return ((const double *)data)[i];
-    case STORE_F32: return (double)((const float *)data)[i];
-    case STORE_I32: return ((const int32_t *)data)[i];
-    case STORE_U32: return ((const uint32_t *)data)[i];
-    case STORE_U8: return ((const uint8_t *)data)[i];
-    case STORE_TEXT: break;
+    case STORE_F64:
+        return ((const double *)data)[i];
+    case STORE_F32:
+        return (double)((const float *)data)[i];
+    case STORE_I32:
+        return ((const int32_t *)data)[i];
+    case STORE_U32:
+        return ((const uint32_t *)data)[i];
+    case STORE_U8:
+        return ((const uint8_t *)data)[i];
+    case STORE_TEXT:
+        break;
     }
     return NAN;
 }
@@ -86,7 +97,8 @@ static char *place(const reader *v, const store_array *a, size_t i) {
     char *text = mem_strdup("[");
     for (int k = 0; k < a->rank; k++) {
         bool point = strcmp(a->dim[k], "point") == 0;
-        char *longer = point ? mem_sprintf("%s%s%s", text, k ? ", " : "", v->r->points[index[k]].label) : mem_sprintf("%s%s%zu", text, k ? ", " : "", index[k]);
+        char *longer = point ? mem_sprintf("%s%s%s", text, k ? ", " : "", v->r->points[index[k]].label)
+                             : mem_sprintf("%s%s%zu", text, k ? ", " : "", index[k]);
         mem_free(text);
         text = longer;
     }
@@ -99,9 +111,11 @@ static MUST err differs(const reader *v, const store_array *a, size_t i, const v
     char *at = place(v, a, i);
     err e;
     if (a->type == STORE_TEXT)
-        e = ERR(ERR_VERIFY, "%s: %s/%s%s is \"%.60s\", the journal says \"%.60s\"", v->path, a->group, a->name, at, ((char *const *)found)[i], ((char *const *)a->data)[i]);
+        e = ERR(ERR_VERIFY, "%s: %s/%s%s is \"%.60s\", the journal says \"%.60s\"", v->path, a->group, a->name, at,
+                ((char *const *)found)[i], ((char *const *)a->data)[i]);
     else
-        e = ERR(ERR_VERIFY, "%s: %s/%s%s is %.9g, the journal says %.9g", v->path, a->group, a->name, at, number_at(a->type, found, i), number_at(a->type, a->data, i));
+        e = ERR(ERR_VERIFY, "%s: %s/%s%s is %.9g, the journal says %.9g", v->path, a->group, a->name, at,
+                number_at(a->type, found, i), number_at(a->type, a->data, i));
     mem_free(at);
     return e;
 }
@@ -138,7 +152,8 @@ static bool same_type(const store_array *a, hid_t type) {
 static err check_array(void *arg, const store_array *a) {
     reader *v = arg;
     char *path = mem_sprintf("%s/%s", a->group, a->name);
-    hid_t set = H5Dopen2(v->file, path, H5P_DEFAULT), space = set >= 0 ? H5Dget_space(set) : -1, type = set >= 0 ? H5Dget_type(set) : -1;
+    hid_t set = H5Dopen2(v->file, path, H5P_DEFAULT), space = set >= 0 ? H5Dget_space(set) : -1,
+          type = set >= 0 ? H5Dget_type(set) : -1;
     void *found = NULL;
     bool was_read = false;
     err e;
@@ -146,7 +161,8 @@ static err check_array(void *arg, const store_array *a) {
         e = unreadable(v, path);
     else if (!same_shape(a, space) || !same_type(a, type))
         e = ERR(ERR_VERIFY, "%s: %s has another shape or type than the journal's results", v->path, path);
-    else if ((e = mem_alloc(MEM_OTHER, store_n_elements(a) * store_type_bytes[a->type], &found)) == OK && store_n_elements(a)) {
+    else if ((e = mem_alloc(MEM_OTHER, store_n_elements(a) * store_type_bytes[a->type], &found)) == OK &&
+             store_n_elements(a)) {
         hid_t native = H5Tget_native_type(type, H5T_DIR_ASCEND);
         was_read = H5Dread(set, native, H5S_ALL, H5S_ALL, H5P_DEFAULT, found) >= 0;
         e = was_read ? compare(v, a, found) : unreadable(v, path);
@@ -166,7 +182,8 @@ err outputs_verify(const results *r, const char *dir) {
     store_quiet q = store_silence();
     reader v = {path, r, -1};
     err e = OK;
-    if (!io_exists(path)) e = ERR(ERR_VERIFY, "%s is missing; `kvlab export %s` writes it", path, dir);
+    if (!io_exists(path))
+        e = ERR(ERR_VERIFY, "%s is missing; `kvlab export %s` writes it", path, dir);
     else if ((v.file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT)) < 0) {
         char *why = store_hdf5_complaint();
         e = ERR(ERR_VERIFY, "%s is no readable HDF5 file: %s", path, why);

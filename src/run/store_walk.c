@@ -41,10 +41,19 @@ static MUST err buffer(walk *w, size_t n, size_t each, void *out) {
     return OK;
 }
 
-static MUST err put(walk *w, store_array a) { return w->sink->array(w->sink->arg, &a); }
+static MUST err put(walk *w, store_array a) {
+    return w->sink->array(w->sink->arg, &a);
+}
 
 static MUST err put_scale(walk *w, const char *group, const char *name, store_type type, size_t n, const void *data) {
-    return put(w, (store_array){.group = group, .name = name, .type = type, .rank = 1, .dim = {name}, .shape = {n}, .data = data, .scale = true});
+    return put(w, (store_array){.group = group,
+                                .name = name,
+                                .type = type,
+                                .rank = 1,
+                                .dim = {name},
+                                .shape = {n},
+                                .data = data,
+                                .scale = true});
 }
 
 static MUST err put_counts(walk *w, const char *group, const char *name, int n) {
@@ -91,15 +100,24 @@ static MUST err walk_root(walk *w) {
     json_error_t je;
     json_t *environment = json_loads(r->environment_json, 0, &je);
     const char *time = json_string_value(json_object_get(environment, "time"));
-    const struct { const char *name, *value; } texts[] = {
-        {"kvlab_version", build_version()}, {"name", r->name}, {"question", r->question}, {"sweep_id", r->sweep_id}, {"date", time ? time : ""},
-        {"text_name", r->text_name}, {"text_sha256", r->text_sha256}, {"environment_json", r->environment_json}, {"resolved_yaml", r->resolved_yaml},
-        {"sweep_yaml", r->sweep_yaml}};
-    const struct { const char *name; int value; } numbers[] = {{"schema", STORE_SCHEMA}, {"n_points", r->n_points}, {"n_tasks", r->n_tasks},
-        {"n_units", r->n_expected}, {"n_ok", r->n_ok}, {"n_failed", r->n_failed}, {"n_crashed", r->n_crashed}, {"n_skipped", r->n_skipped}};
+    const struct {
+        const char *name, *value;
+    } texts[] = {{"kvlab_version", build_version()},  {"name", r->name},
+                 {"question", r->question},           {"sweep_id", r->sweep_id},
+                 {"date", time ? time : ""},          {"text_name", r->text_name},
+                 {"text_sha256", r->text_sha256},     {"environment_json", r->environment_json},
+                 {"resolved_yaml", r->resolved_yaml}, {"sweep_yaml", r->sweep_yaml}};
+    const struct {
+        const char *name;
+        int value;
+    } numbers[] = {{"schema", STORE_SCHEMA},    {"n_points", r->n_points},  {"n_tasks", r->n_tasks},
+                   {"n_units", r->n_expected},  {"n_ok", r->n_ok},          {"n_failed", r->n_failed},
+                   {"n_crashed", r->n_crashed}, {"n_skipped", r->n_skipped}};
     err e = k->group(k->arg, "/");
-    for (size_t i = 0; i < sizeof texts / sizeof *texts && e == OK; i++) e = k->text(k->arg, "/", texts[i].name, texts[i].value);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers && e == OK; i++) e = k->number(k->arg, "/", numbers[i].name, numbers[i].value, true);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts && e == OK; i++)
+        e = k->text(k->arg, "/", texts[i].name, texts[i].value);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers && e == OK; i++)
+        e = k->number(k->arg, "/", numbers[i].name, numbers[i].value, true);
     if (e == OK && environment) e = put_json(w, "environment", environment);
     json_decref(environment);
     return e;
@@ -108,23 +126,41 @@ static MUST err walk_root(walk *w) {
 /* ---- points ---- */
 
 static MUST err put_point_texts(walk *w, const char *name, const char *help, char **text) {
-    return put(w, (store_array){.group = "/points", .name = name, .type = STORE_TEXT, .rank = 1, .dim = {"point"}, .shape = {(size_t)w->r->n_points}, .data = text, .help = help});
+    return put(w, (store_array){.group = "/points",
+                                .name = name,
+                                .type = STORE_TEXT,
+                                .rank = 1,
+                                .dim = {"point"},
+                                .shape = {(size_t)w->r->n_points},
+                                .data = text,
+                                .help = help});
 }
 
 /* Text k of a point; owned says whether the caller frees it. */
 static char *point_text(const results *r, int p, int k, bool *owned) {
     const result_point *x = &r->points[p];
     const result_group *g = &r->groups[x->group];
-    char *borrowed[] = {(char *)x->id, x->policy, x->conf, (char *)g->id, g->model, g->model_sha256, g->backend, g->isa, g->math};
+    char *borrowed[] = {(char *)x->id,   x->policy,  x->conf, (char *)g->id, g->model,
+                        g->model_sha256, g->backend, g->isa,  g->math};
     int n = (int)(sizeof borrowed / sizeof *borrowed);
     *owned = k >= n;
     return k < n ? borrowed[k] : k == n ? export_point_tiers(x) : export_point_axes(x);
 }
 
 static MUST err walk_point_texts(walk *w) {
-    static const struct { const char *name, *help; } columns[] = {{"id", "hash of the resolved point"}, {"policy", "what the policy does, in one line"},
-        {"conf", "resolved point as JSON"}, {"group", "points of one group share model, engine and seed"}, {"model", "preset or path"}, {"model_sha256", ""}, {"backend", ""},
-        {"isa", "instructions that were dispatched"}, {"math", "mode of arithmetic"}, {"tiers", "formats, hot one first"}, {"axes", "what the sweep varies, as JSON"}};
+    static const struct {
+        const char *name, *help;
+    } columns[] = {{"id", "hash of the resolved point"},
+                   {"policy", "what the policy does, in one line"},
+                   {"conf", "resolved point as JSON"},
+                   {"group", "points of one group share model, engine and seed"},
+                   {"model", "preset or path"},
+                   {"model_sha256", ""},
+                   {"backend", ""},
+                   {"isa", "instructions that were dispatched"},
+                   {"math", "mode of arithmetic"},
+                   {"tiers", "formats, hot one first"},
+                   {"axes", "what the sweep varies, as JSON"}};
     const results *r = w->r;
     char **text;
     TRY(mem_alloc(MEM_OTHER, sizeof *text * (size_t)r->n_points, &text));
@@ -177,13 +213,25 @@ static MUST err walk_points(walk *w) {
             const result_group *g = &r->groups[r->points[p].group];
             x[p] = k == 0 ? r->points[p].full : k == 1 ? g->threads : g->context;
         }
-        TRY(put(w, (store_array){.group = "/points", .name = (const char *const[]){"full", "threads", "context"}[k], .type = STORE_I32, .rank = 1, .dim = {"point"},
-                                 .shape = {(size_t)r->n_points}, .data = x, .help = k == 0 ? "1: keeps everything in one floating-point tier" : ""}));
+        TRY(put(w, (store_array){.group = "/points",
+                                 .name = (const char *const[]){"full", "threads", "context"}[k],
+                                 .type = STORE_I32,
+                                 .rank = 1,
+                                 .dim = {"point"},
+                                 .shape = {(size_t)r->n_points},
+                                 .data = x,
+                                 .help = k == 0 ? "1: keeps everything in one floating-point tier" : ""}));
     }
     double *seed;
     TRY(buffer(w, (size_t)r->n_points, sizeof *seed, &seed));
     for (int p = 0; p < r->n_points; p++) seed[p] = (double)r->groups[r->points[p].group].seed;
-    return put(w, (store_array){.group = "/points", .name = "seed", .type = STORE_F64, .rank = 1, .dim = {"point"}, .shape = {(size_t)r->n_points}, .data = seed});
+    return put(w, (store_array){.group = "/points",
+                                .name = "seed",
+                                .type = STORE_F64,
+                                .rank = 1,
+                                .dim = {"point"},
+                                .shape = {(size_t)r->n_points},
+                                .data = seed});
 }
 
 /* ---- metrics ---- */
@@ -199,10 +247,19 @@ static MUST err walk_metrics(walk *w, int t) {
         double *x;
         e = buffer(w, (size_t)r->n_points * (size_t)k->n_items, sizeof *x, &x);
         if (e != OK) break;
-        for (int p = 0; p < r->n_points; p++) results_column(r, p, t, k->metrics[m].name, x + (size_t)p * (size_t)k->n_items);
-        e = put(w, (store_array){.group = group, .name = k->metrics[m].name, .type = STORE_F64, .rank = 2, .dim = {"point", "item"},
-                                 .shape = {(size_t)r->n_points, (size_t)k->n_items}, .data = x, .unit = k->metrics[m].unit, .help = k->metrics[m].help,
-                                 .direction = export_direction_name(k->metrics[m].direction), .timing = k->metrics[m].timing});
+        for (int p = 0; p < r->n_points; p++)
+            results_column(r, p, t, k->metrics[m].name, x + (size_t)p * (size_t)k->n_items);
+        e = put(w, (store_array){.group = group,
+                                 .name = k->metrics[m].name,
+                                 .type = STORE_F64,
+                                 .rank = 2,
+                                 .dim = {"point", "item"},
+                                 .shape = {(size_t)r->n_points, (size_t)k->n_items},
+                                 .data = x,
+                                 .unit = k->metrics[m].unit,
+                                 .help = k->metrics[m].help,
+                                 .direction = export_direction_name(k->metrics[m].direction),
+                                 .timing = k->metrics[m].timing});
     }
     mem_free(group);
     return e;
@@ -227,11 +284,19 @@ static MUST err walk_noise(walk *w, int t) {
         e = buffer(w, (size_t)r->n_groups * (size_t)k->n_items, sizeof *x, &x);
         if (e != OK) break;
         bool has = false;
-        for (int g = 0; g < r->n_groups; g++) results_noise_column(r, g, t, k->metrics[m].name, x + (size_t)g * (size_t)k->n_items);
+        for (int g = 0; g < r->n_groups; g++)
+            results_noise_column(r, g, t, k->metrics[m].name, x + (size_t)g * (size_t)k->n_items);
         for (size_t i = 0; i < (size_t)r->n_groups * (size_t)k->n_items; i++) has |= !isnan(x[i]);
         if (!has) continue;
-        e = put(w, (store_array){.group = group, .name = k->metrics[m].name, .type = STORE_F64, .rank = 2, .dim = {"group", "item"},
-                                 .shape = {(size_t)r->n_groups, (size_t)k->n_items}, .data = x, .unit = k->metrics[m].unit, .help = "of full in the other math mode"});
+        e = put(w, (store_array){.group = group,
+                                 .name = k->metrics[m].name,
+                                 .type = STORE_F64,
+                                 .rank = 2,
+                                 .dim = {"group", "item"},
+                                 .shape = {(size_t)r->n_groups, (size_t)k->n_items},
+                                 .data = x,
+                                 .unit = k->metrics[m].unit,
+                                 .help = "of full in the other math mode"});
     }
 done:
     mem_free(ids);
@@ -250,18 +315,42 @@ static MUST err put_summary(walk *w, const char *group, int t, int m) {
     for (int p = 0; p < r->n_points; p++) {
         const summary_cell *c = summary_at(w->s, p, t, m);
         bool has = c->present, diff = c->diff.n > 0;
-        const double v[N_STATS] = {has ? c->mean.mean : NAN, has ? c->mean.lo : NAN, has ? c->mean.hi : NAN, c->mean.n, diff ? c->diff.mean : NAN,
-                                   diff ? c->diff.lo : NAN, diff ? c->diff.hi : NAN, c->diff.n, c->noise};
+        const double v[N_STATS] = {has ? c->mean.mean : NAN,
+                                   has ? c->mean.lo : NAN,
+                                   has ? c->mean.hi : NAN,
+                                   c->mean.n,
+                                   diff ? c->diff.mean : NAN,
+                                   diff ? c->diff.lo : NAN,
+                                   diff ? c->diff.hi : NAN,
+                                   c->diff.n,
+                                   c->noise};
         memcpy(x + (size_t)p * N_STATS, v, sizeof v);
     }
-    TRY(put(w, (store_array){.group = group, .name = d->name, .type = STORE_F64, .rank = 2, .dim = {"point", "stat"}, .shape = {(size_t)r->n_points, N_STATS}, .data = x,
-                             .unit = d->unit, .help = d->help, .direction = export_direction_name(d->direction), .timing = d->timing}));
+    TRY(put(w, (store_array){.group = group,
+                             .name = d->name,
+                             .type = STORE_F64,
+                             .rank = 2,
+                             .dim = {"point", "stat"},
+                             .shape = {(size_t)r->n_points, N_STATS},
+                             .data = x,
+                             .unit = d->unit,
+                             .help = d->help,
+                             .direction = export_direction_name(d->direction),
+                             .timing = d->timing}));
     char **verdict, *name = mem_sprintf("%s_verdict", d->name);
     err e = buffer(w, (size_t)r->n_points, sizeof *verdict, &verdict);
     if (e == OK) {
-        for (int p = 0; p < r->n_points; p++) verdict[p] = (char *)summary_verdict_name(summary_at(w->s, p, t, m)->verdict);
-        e = put(w, (store_array){.group = group, .name = name, .type = STORE_TEXT, .rank = 1, .dim = {"point"}, .shape = {(size_t)r->n_points}, .data = verdict,
-                                 .help = "of the paired difference to full against the noise floor", .timing = d->timing});
+        for (int p = 0; p < r->n_points; p++)
+            verdict[p] = (char *)summary_verdict_name(summary_at(w->s, p, t, m)->verdict);
+        e = put(w, (store_array){.group = group,
+                                 .name = name,
+                                 .type = STORE_TEXT,
+                                 .rank = 1,
+                                 .dim = {"point"},
+                                 .shape = {(size_t)r->n_points},
+                                 .data = verdict,
+                                 .help = "of the paired difference to full against the noise floor",
+                                 .timing = d->timing});
     }
     mem_free(name);
     return e;
@@ -277,11 +366,23 @@ static MUST err walk_summary(walk *w, int t) {
 }
 
 static MUST err walk_memory(walk *w, int t) {
-    static const struct { const char *name, *unit, *help; size_t offset; } columns[] = {
+    static const struct {
+        const char *name, *unit, *help;
+        size_t offset;
+    } columns[] = {
 #define COLUMN(f, u, h) {#f, u, h, offsetof(summary_bytes, f)}
-        COLUMN(live_per_token, "B", "live bytes per prompt token at the end of the prompt"), COLUMN(full_per_token, "B", "payload of an f16 cache that keeps everything"),
-        COLUMN(ratio, "", "live / full_f16"), COLUMN(payload, "B", ""), COLUMN(metadata, "B", ""), COLUMN(columns, "B", ""), COLUMN(tables, "B", ""), COLUMN(slack, "B", ""),
-        COLUMN(committed, "B", ""), COLUMN(live_end, "B", "at the end of decoding"), COLUMN(ratio_end, "", "at the end of decoding"), COLUMN(kept, "", "items / items of full")};
+        COLUMN(live_per_token, "B", "live bytes per prompt token at the end of the prompt"),
+        COLUMN(full_per_token, "B", "payload of an f16 cache that keeps everything"),
+        COLUMN(ratio, "", "live / full_f16"),
+        COLUMN(payload, "B", ""),
+        COLUMN(metadata, "B", ""),
+        COLUMN(columns, "B", ""),
+        COLUMN(tables, "B", ""),
+        COLUMN(slack, "B", ""),
+        COLUMN(committed, "B", ""),
+        COLUMN(live_end, "B", "at the end of decoding"),
+        COLUMN(ratio_end, "", "at the end of decoding"),
+        COLUMN(kept, "", "items / items of full")};
 #undef COLUMN
     const results *r = w->r;
     char *group = store_task_group("memory", r->tasks[t].name);
@@ -295,8 +396,15 @@ static MUST err walk_memory(walk *w, int t) {
             x[p] = NAN;
             if (b->n) memcpy(&x[p], (const char *)b + columns[k].offset, sizeof *x);
         }
-        e = put(w, (store_array){.group = group, .name = columns[k].name, .type = STORE_F64, .rank = 1, .dim = {"point"}, .shape = {(size_t)r->n_points}, .data = x,
-                                 .unit = columns[k].unit, .help = columns[k].help});
+        e = put(w, (store_array){.group = group,
+                                 .name = columns[k].name,
+                                 .type = STORE_F64,
+                                 .rank = 1,
+                                 .dim = {"point"},
+                                 .shape = {(size_t)r->n_points},
+                                 .data = x,
+                                 .unit = columns[k].unit,
+                                 .help = columns[k].help});
     }
     mem_free(group);
     return e;
@@ -304,18 +412,34 @@ static MUST err walk_memory(walk *w, int t) {
 
 /* ---- records ---- */
 
-static MUST err put_item_array(walk *w, int t, const char *group, const char *name, store_type type, const void *data, const char *unit, const char *help, bool timing) {
-    return put(w, (store_array){.group = group, .name = name, .type = type, .rank = 2, .dim = {"point", "item"},
-                                .shape = {(size_t)w->r->n_points, (size_t)w->r->tasks[t].n_items}, .data = data, .unit = unit, .help = help, .timing = timing});
+static MUST err put_item_array(walk *w, int t, const char *group, const char *name, store_type type, const void *data,
+                               const char *unit, const char *help, bool timing) {
+    return put(w, (store_array){.group = group,
+                                .name = name,
+                                .type = type,
+                                .rank = 2,
+                                .dim = {"point", "item"},
+                                .shape = {(size_t)w->r->n_points, (size_t)w->r->tasks[t].n_items},
+                                .data = data,
+                                .unit = unit,
+                                .help = help,
+                                .timing = timing});
 }
 
 static const char *item_text(const unit_record *u, int k) {
-    const char *text = !u ? (k == 0 ? "missing" : "") : k == 0 ? unit_status_name(u->status) : k == 1 ? u->text : u->output;
+    const char *text = !u       ? (k == 0 ? "missing" : "")
+                       : k == 0 ? unit_status_name(u->status)
+                       : k == 1 ? u->text
+                                : u->output;
     return text ? text : "";
 }
 
 static MUST err walk_item_texts(walk *w, int t, const char *group) {
-    static const struct { const char *name, *help; } columns[] = {{"status", "ok, failed, crashed, skipped or missing"}, {"text", "why it is not ok"}, {"output", "generated text"}};
+    static const struct {
+        const char *name, *help;
+    } columns[] = {{"status", "ok, failed, crashed, skipped or missing"},
+                   {"text", "why it is not ok"},
+                   {"output", "generated text"}};
     const results *r = w->r;
     int n = r->tasks[t].n_items;
     for (int k = 0; k < 3; k++) {
@@ -329,7 +453,9 @@ static MUST err walk_item_texts(walk *w, int t, const char *group) {
 }
 
 static MUST err walk_item_numbers(walk *w, int t, const char *group) {
-    static const char *const names[] = {"n_prompt", "n_decoded", "budget_clamped", "seconds"}, *const units[] = {"tokens", "tokens", "", "s"};
+    static const char *const names[] = {"n_prompt", "n_decoded", "budget_clamped", "seconds"}, *const units[] = {
+                                                                                                   "tokens", "tokens",
+                                                                                                   "", "s"};
     const results *r = w->r;
     int n = r->tasks[t].n_items;
     for (int k = 0; k < 4 + 2 * EXPORT_N_BYTES; k++) {
@@ -341,13 +467,23 @@ static MUST err walk_item_numbers(walk *w, int t, const char *group) {
             for (int i = 0; i < n; i++) {
                 const unit_record *u = results_unit(r, p, t, i);
                 double *to = &x[(size_t)p * (size_t)n + (size_t)i];
-                if (!u || (k != 3 && u->status != UNIT_OK)) *to = NAN;
-                else if (k < 4) *to = k == 0 ? u->n_prompt : k == 1 ? u->n_decoded : k == 2 ? u->budget_clamped : u->seconds;
-                else *to = export_byte_value(at_end ? &u->at_end : &u->at_prompt, b);
+                if (!u || (k != 3 && u->status != UNIT_OK))
+                    *to = NAN;
+                else if (k < 4)
+                    *to = k == 0 ? u->n_prompt : k == 1 ? u->n_decoded : k == 2 ? u->budget_clamped : u->seconds;
+                else
+                    *to = export_byte_value(at_end ? &u->at_end : &u->at_prompt, b);
             }
-        char *name = k < 4 ? mem_strdup(names[k]) : mem_sprintf("%s_%s", at_end ? "end" : "prompt", export_byte_names[b]);
-        err e = put_item_array(w, t, group, name, STORE_F64, x, k < 4 ? units[k] : b == EXPORT_N_BYTES - 1 ? "" : "B",
-                               k < 4 ? "" : at_end ? "at the end of decoding" : "at the end of the prompt", k == 3);
+        char *name =
+            k < 4 ? mem_strdup(names[k]) : mem_sprintf("%s_%s", at_end ? "end" : "prompt", export_byte_names[b]);
+        err e = put_item_array(w, t, group, name, STORE_F64, x,
+                               k < 4                     ? units[k]
+                               : b == EXPORT_N_BYTES - 1 ? ""
+                                                         : "B",
+                               k < 4    ? ""
+                               : at_end ? "at the end of decoding"
+                                        : "at the end of the prompt",
+                               k == 3);
         mem_free(name);
         TRY(e);
     }
@@ -365,7 +501,9 @@ static MUST err walk_items(walk *w, int t) {
 
 static MUST err walk_series(walk *w, int t) {
     static const char *const names[] = {"kl", "nll", "top1"}, *const units[] = {"nats", "nats", ""},
-                      *const helps[] = {"KL(full || policy) of each scored token", "negative log-likelihood of each scored token", "1: the first choice equals full's"};
+                             *const helps[] = {"KL(full || policy) of each scored token",
+                                               "negative log-likelihood of each scored token",
+                                               "1: the first choice equals full's"};
     const results *r = w->r;
     int n = r->tasks[t].n_items, steps = 0;
     for (int p = 0; p < r->n_points; p++)
@@ -386,16 +524,26 @@ static MUST err walk_series(walk *w, int t) {
                 const unit_record *u = results_unit(r, p, t, i);
                 float *to = x + ((size_t)p * (size_t)n + (size_t)i) * (size_t)steps;
                 int have = u && u->status == UNIT_OK ? u->n_series : 0;
-                for (int q = 0; q < steps; q++) to[q] = q >= have ? NAN : k == 0 ? u->kl[q] : k == 1 ? u->nll[q] : (float)u->top1[q];
+                for (int q = 0; q < steps; q++)
+                    to[q] = q >= have ? NAN : k == 0 ? u->kl[q] : k == 1 ? u->nll[q] : (float)u->top1[q];
             }
-        e = put(w, (store_array){.group = group, .name = names[k], .type = STORE_F32, .rank = 3, .dim = {"point", "item", "step"},
-                                 .shape = {(size_t)r->n_points, (size_t)n, (size_t)steps}, .data = x, .unit = units[k], .help = helps[k]});
+        e = put(w, (store_array){.group = group,
+                                 .name = names[k],
+                                 .type = STORE_F32,
+                                 .rank = 3,
+                                 .dim = {"point", "item", "step"},
+                                 .shape = {(size_t)r->n_points, (size_t)n, (size_t)steps},
+                                 .data = x,
+                                 .unit = units[k],
+                                 .help = helps[k]});
     }
     mem_free(group);
     return e;
 }
 
-typedef struct head_shape { int layers, heads, tiers; } head_shape;
+typedef struct head_shape {
+    int layers, heads, tiers;
+} head_shape;
 
 static const unit_record *record_with_heads(const results *r, int p, int t, int i) {
     const unit_record *u = results_unit(r, p, t, i);
@@ -415,11 +563,22 @@ static MUST err put_kept(walk *w, int t, const char *group, head_shape h) {
             uint32_t *to = x + ((size_t)p * (size_t)n + (size_t)i) * per_item;
             for (int l = 0; u && l < u->n_layers; l++)
                 for (int q = 0; q < u->n_kv; q++)
-                    memcpy(to + ((size_t)l * (size_t)h.heads + (size_t)q) * (size_t)h.tiers, u->kept + (l * u->n_kv + q) * u->n_tiers, sizeof *x * (size_t)u->n_tiers);
+                    memcpy(to + ((size_t)l * (size_t)h.heads + (size_t)q) * (size_t)h.tiers,
+                           u->kept + (l * u->n_kv + q) * u->n_tiers, sizeof *x * (size_t)u->n_tiers);
         }
-    return put(w, (store_array){.group = group, .name = "kept", .type = STORE_U32, .rank = 5, .dim = {"point", "item", "layer", "head", "tier"},
-                                .shape = {(size_t)r->n_points, (size_t)n, (size_t)h.layers, (size_t)h.heads, (size_t)h.tiers}, .data = x, .unit = "items",
-                                .help = "items after compression; 0 where a point has no such layer, head or tier, or the record is missing"});
+    return put(
+        w,
+        (store_array){
+            .group = group,
+            .name = "kept",
+            .type = STORE_U32,
+            .rank = 5,
+            .dim = {"point", "item", "layer", "head", "tier"},
+            .shape = {(size_t)r->n_points, (size_t)n, (size_t)h.layers, (size_t)h.heads, (size_t)h.tiers},
+            .data = x,
+            .unit = "items",
+            .help =
+                "items after compression; 0 where a point has no such layer, head or tier, or the record is missing"});
 }
 
 static MUST err put_kept_fraction(walk *w, int t, const char *group, head_shape h) {
@@ -437,13 +596,20 @@ static MUST err put_kept_fraction(walk *w, int t, const char *group, head_shape 
                 for (int i = 0; i < n; i++) {
                     const unit_record *u = record_with_heads(r, p, t, i);
                     if (!u || !u->n_prompt || l >= u->n_layers || q >= u->n_kv) continue;
-                    for (int k = 0; k < u->n_tiers; k++) sum += (double)u->kept[(l * u->n_kv + q) * u->n_tiers + k] / u->n_prompt;
+                    for (int k = 0; k < u->n_tiers; k++)
+                        sum += (double)u->kept[(l * u->n_kv + q) * u->n_tiers + k] / u->n_prompt;
                     records++;
                 }
                 if (records) x[(size_t)p * per_point + (size_t)l * (size_t)h.heads + (size_t)q] = sum / records;
             }
-    return put(w, (store_array){.group = group, .name = "kept_fraction", .type = STORE_F64, .rank = 3, .dim = {"point", "layer", "head"},
-                                .shape = {(size_t)r->n_points, (size_t)h.layers, (size_t)h.heads}, .data = x, .help = "items kept / prompt tokens, mean over records"});
+    return put(w, (store_array){.group = group,
+                                .name = "kept_fraction",
+                                .type = STORE_F64,
+                                .rank = 3,
+                                .dim = {"point", "layer", "head"},
+                                .shape = {(size_t)r->n_points, (size_t)h.layers, (size_t)h.heads},
+                                .data = x,
+                                .help = "items kept / prompt tokens, mean over records"});
 }
 
 static MUST err walk_heads(walk *w, int t) {
@@ -469,7 +635,8 @@ static MUST err walk_heads(walk *w, int t) {
 }
 
 static MUST err walk_task(walk *w, int t) {
-    static err (*const parts[])(walk *, int) = {walk_metrics, walk_summary, walk_memory, walk_items, walk_series, walk_heads, walk_noise};
+    static err (*const parts[])(walk *, int) = {walk_metrics, walk_summary, walk_memory, walk_items,
+                                                walk_series,  walk_heads,   walk_noise};
     int n = w->r->tasks[t].n_items;
     err e = mem_alloc(MEM_OTHER, sizeof *w->item * (size_t)n, &w->item);
     for (int i = 0; i < n && e == OK; i++) w->item[i] = export_item_id(w->r, t, i);

@@ -1,4 +1,5 @@
-/* made_sweep DIR [seed]: a results directory with made-up numbers, as input for scripts that test exports and pictures. */
+/* made_sweep DIR [seed]: a results directory with made-up numbers, as input for scripts that test exports and pictures.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 

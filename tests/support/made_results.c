@@ -36,23 +36,33 @@ static const struct made_point {
 };
 enum { N_POINTS = sizeof points / sizeof *points };
 
-static void made_id(int i, char id[17]) { snprintf(id, 17, "%016llx", 0x1234567890ull + (unsigned long long)i * 0x1000193ull); }
+static void made_id(int i, char id[17]) {
+    snprintf(id, 17, "%016llx", 0x1234567890ull + (unsigned long long)i * 0x1000193ull);
+}
 
 static json_t *metric(const char *name, const char *unit, const char *help, metric_direction d, int timing) {
-    return json_pack("{s:s,s:s,s:s,s:i,s:b}", "name", name, "unit", unit, "help", help, "direction", (int)d, "timing", timing);
+    return json_pack("{s:s,s:s,s:s,s:i,s:b}", "name", name, "unit", unit, "help", help, "direction", (int)d, "timing",
+                     timing);
 }
 
 static json_t *made_tasks(void) {
-    json_t *lm = json_pack("[o,o,o]", metric("nll", "nats", "mean negative log-likelihood", METRIC_LOWER, 0), metric("kl", "nats", "KL from the full cache", METRIC_LOWER, 0),
+    json_t *lm = json_pack("[o,o,o]", metric("nll", "nats", "mean negative log-likelihood", METRIC_LOWER, 0),
+                           metric("kl", "nats", "KL from the full cache", METRIC_LOWER, 0),
                            metric("top1", "", "share of equal first choices", METRIC_HIGHER, 0));
-    json_t *passkey = json_pack("[o,o]", metric("exact_match", "", "the digits are right", METRIC_HIGHER, 0), metric("kl", "nats", "KL from the full cache", METRIC_LOWER, 0));
-    json_t *speed = json_pack("[o,o,o,o]", metric("decode_tps", "tokens/s", "decode steps per second", METRIC_HIGHER, 1), metric("prefill_tps", "tokens/s", "prompt tokens per second", METRIC_HIGHER, 1),
-                              metric("kv_gbs", "GB/s", "cache bytes read per second", METRIC_NEUTRAL, 1), metric("kv_read_bytes", "B", "cache bytes of a step", METRIC_LOWER, 0));
+    json_t *passkey = json_pack("[o,o]", metric("exact_match", "", "the digits are right", METRIC_HIGHER, 0),
+                                metric("kl", "nats", "KL from the full cache", METRIC_LOWER, 0));
+    json_t *speed =
+        json_pack("[o,o,o,o]", metric("decode_tps", "tokens/s", "decode steps per second", METRIC_HIGHER, 1),
+                  metric("prefill_tps", "tokens/s", "prompt tokens per second", METRIC_HIGHER, 1),
+                  metric("kv_gbs", "GB/s", "cache bytes read per second", METRIC_NEUTRAL, 1),
+                  metric("kv_read_bytes", "B", "cache bytes of a step", METRIC_LOWER, 0));
     static const char *const names[] = {"lm", "passkey length=a/b", "speed"};
     json_t *metrics[] = {lm, passkey, speed}, *list = json_array();
     for (int t = 0; t < 3; t++)
-        json_array_append_new(list, json_pack("{s:s,s:s,s:b,s:i,s:o,s:f,s:f,s:i}", "name", names[t], "conf", "{\"task\":\"made\"}", "timed", t == 2, "n_items",
-                                              t == 2 ? 4 : N_ITEMS, "metrics", metrics[t], "cost_prepare", 1.0, "cost_unit", 1.0, "prompt_tokens", 1024));
+        json_array_append_new(list, json_pack("{s:s,s:s,s:b,s:i,s:o,s:f,s:f,s:i}", "name", names[t], "conf",
+                                              "{\"task\":\"made\"}", "timed", t == 2, "n_items", t == 2 ? 4 : N_ITEMS,
+                                              "metrics", metrics[t], "cost_prepare", 1.0, "cost_unit", 1.0,
+                                              "prompt_tokens", 1024));
     return list;
 }
 
@@ -61,18 +71,23 @@ static json_t *made_header(void) {
     for (int i = 0; i < N_POINTS; i++) {
         char id[17], label[64];
         made_id(i, id);
-        snprintf(label, sizeof label, "%s%s%s", points[i].preset, points[i].budget ? " budget=" : "", points[i].budget ? points[i].budget : "");
+        snprintf(label, sizeof label, "%s%s%s", points[i].preset, points[i].budget ? " budget=" : "",
+                 points[i].budget ? points[i].budget : "");
         json_t *axes = json_pack("[[s,s]]", "policy.preset", points[i].preset), *tiers = json_array();
         if (points[i].budget) json_array_append_new(axes, json_pack("[s,s]", "policy.budget", points[i].budget));
         for (int k = 0; k < 2 && points[i].tiers[k]; k++) json_array_append_new(tiers, json_string(points[i].tiers[k]));
-        json_array_append_new(list, json_pack("{s:s,s:s,s:o,s:s,s:s,s:o,s:b,s:i,s:[i,i,i]}", "id", id, "label", label, "axes", axes, "conf", "{\"a\":\"b, \\\"c\\\"\"}", "policy",
-                                              "made up, for tests", "tiers", tiers, "full", i == 0, "group", 0, "tasks", 0, 1, 2));
+        json_array_append_new(list,
+                              json_pack("{s:s,s:s,s:o,s:s,s:s,s:o,s:b,s:i,s:[i,i,i]}", "id", id, "label", label, "axes",
+                                        axes, "conf", "{\"a\":\"b, \\\"c\\\"\"}", "policy", "made up, for tests",
+                                        "tiers", tiers, "full", i == 0, "group", 0, "tasks", 0, 1, 2));
     }
-    json_t *groups = json_pack("[{s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:s}]", "id", "00000000000000aa", "model", "made-model", "model_sha256",
-                               "0000000000000000000000000000000000000000000000000000000000000000", "backend", "cpu", "isa", "avx512-vnni", "math", "fast", "threads", 2,
-                               "context", 2048, "seed", "0000000000000001");
-    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:o}", "kind", "sweep", "version", 1, "name", "made", "question", "Do \"quotes\", <tags> & commas survive?", "sweep_id",
-                     "0123456789abcdef", "text_name", "made.txt", "text_sha256", "", "groups", groups, "tasks", made_tasks(), "points", list);
+    json_t *groups =
+        json_pack("[{s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:s}]", "id", "00000000000000aa", "model", "made-model",
+                  "model_sha256", "0000000000000000000000000000000000000000000000000000000000000000", "backend", "cpu",
+                  "isa", "avx512-vnni", "math", "fast", "threads", 2, "context", 2048, "seed", "0000000000000001");
+    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:o}", "kind", "sweep", "version", 1, "name", "made",
+                     "question", "Do \"quotes\", <tags> & commas survive?", "sweep_id", "0123456789abcdef", "text_name",
+                     "made.txt", "text_sha256", "", "groups", groups, "tasks", made_tasks(), "points", list);
 }
 
 static void add_metric(unit_record *u, const char *name, double value) {
@@ -158,7 +173,13 @@ static MUST err add_unit(results *r, int point, int task, int item, rng *g) {
 }
 
 static MUST err add_noise(results *r, int item, rng *g) {
-    unit_record u = {.noise = true, .item = item, .label = mem_strdup("noise"), .task = mem_strdup("lm"), .item_id = mem_strdup("lm"), .text = mem_strdup(""), .n_prompt = 1000};
+    unit_record u = {.noise = true,
+                     .item = item,
+                     .label = mem_strdup("noise"),
+                     .task = mem_strdup("lm"),
+                     .item_id = mem_strdup("lm"),
+                     .text = mem_strdup(""),
+                     .n_prompt = 1000};
     memcpy(u.point, r->groups[0].id, sizeof u.point);
     err e = mem_alloc(MEM_OTHER, sizeof *u.metrics, &u.metrics);
     if (e == OK) add_metric(&u, "kl", 2e-5 * (1 + rng_uniform(g)));
@@ -175,7 +196,8 @@ err made_results(uint64_t seed, const char *dir, results **out) {
     TRY(e);
     results *r = *out;
     mem_free(r->environment_json);
-    r->environment_json = mem_strdup("{\"schema\":1,\"time\":\"2001-02-03T04:05:06Z\",\"kvlab\":{\"version\":\"0\",\"dirty\":true},\"machine\":{\"cpu\":\"made CPU\",\"cpus\":2,"
+    r->environment_json = mem_strdup("{\"schema\":1,\"time\":\"2001-02-03T04:05:06Z\",\"kvlab\":{\"version\":\"0\","
+                                     "\"dirty\":true},\"machine\":{\"cpu\":\"made CPU\",\"cpus\":2,"
                                      "\"read_bandwidth\":{\"one_thread\":21.5}},\"used_keys\":[\"policy.preset\"]}");
     mem_free(r->resolved_yaml);
     r->resolved_yaml = mem_strdup("# made\nname: made\n");

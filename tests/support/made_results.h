@@ -1,5 +1,6 @@
-/* Made-up results of a sweep, as input for tests of what reads results: nothing in them was measured. Random numbers with the shape of a
- * real sweep: `full`, quantised and evicting points, a task with series, one with scores, a timed one, failed and missing units, NaN. */
+/* Made-up results of a sweep, as input for tests of what reads results: nothing in them was measured. Random numbers
+ * with the shape of a real sweep: `full`, quantised and evicting points, a task with series, one with scores, a timed
+ * one, failed and missing units, NaN. */
 #ifndef KVLAB_TESTS_MADE_RESULTS_H
 #define KVLAB_TESTS_MADE_RESULTS_H
 #include "run/results.h"
