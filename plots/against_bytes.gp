@@ -18,7 +18,8 @@ set ylabel ylabel noenhanced offset 0.5,0
 set logscale x
 set xrange [xmin+0:xmax+0]
 set xtics () nomirror
-do for [e = -4:8] { do for [m in "1 2 5"] {
+steps = xmax / xmin > 20 ? "1 2 5" : "1 1.5 2 3 4 5 6 8"
+do for [e = -4:8] { do for [m in steps] {
     kib = m * 10.0**e
     if (kib * 1024 >= xmin && kib * 1024 <= xmax) { set xtics add (sprintf("%g", kib) kib * 1024) }
 }}

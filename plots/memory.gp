@@ -8,7 +8,7 @@ load folder."/style.gp"
 
 bar = 24.0
 h = 74 + 40 + rows * bar + 64
-left = 36 + widest
+left = 48 + widest
 w = left + 760.0
 set lmargin at screen left / w
 set rmargin at screen 1 - 36 / w

@@ -56,8 +56,10 @@ static char *without_keys(const char *label) {
 /* "budget" when every member of the family is "FAMILY budget=NUMBER"; else "". */
 static char *varying_setting(const results *r, const plot_families *x, int family) {
     char *key = NULL;
+    int members = 0;
     for (int p = 0; p < r->n_points; p++) {
         if (x->of_point[p] != family) continue;
+        members++;
         const char *label = r->points[p].label, *rest = strchr(label, ' '), *equals = rest ? strchr(rest, '=') : NULL;
         bool one = rest && !strchr(rest + 1, ' ') && equals && strpbrk(equals, "0123456789");
         char *name = one ? mem_sprintf("%.*s", (int)(equals - rest - 1), rest + 1) : mem_strdup("");
@@ -67,7 +69,9 @@ static char *varying_setting(const results *r, const plot_families *x, int famil
         if (!same) mem_free(name);
         if (!*key) break;
     }
-    return key ? key : mem_strdup("");
+    if (members > 1) return key;
+    mem_free(key);
+    return mem_strdup("");
 }
 
 err plot_families_make(const summary *s, plot_families *out) {
@@ -98,6 +102,13 @@ err plot_families_make(const summary *s, plot_families *out) {
         out->label[p] = short_label(label, word);
         out->brief[p] = without_keys(label);
         mem_free(word);
+    }
+    for (int p = 0; p < r->n_points; p++) { /* alone in its family, a point carries its whole name */
+        int members = 0;
+        for (int q = 0; q < r->n_points; q++) members += out->of_point[q] == out->of_point[p];
+        if (members > 1) continue;
+        mem_free(out->label[p]);
+        out->label[p] = mem_strdup(out->brief[p]);
     }
     for (int k = 0; k < out->n; k++) out->varies[k] = varying_setting(r, out, k);
     return OK;
