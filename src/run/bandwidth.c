@@ -10,7 +10,11 @@
 
 enum { PROBE_BYTES = 256 << 20, PROBE_ROUNDS = 4, MAX_THREADS = 256 };
 
-typedef struct share { const uint64_t *p; size_t n; uint64_t sum; } share;
+typedef struct share {
+    const uint64_t *p;
+    size_t n;
+    uint64_t sum;
+} share;
 
 /* Four chains of additions hide their latency: the loads are what is waited for. */
 static void *read_share(void *arg) {
@@ -64,5 +68,7 @@ err bandwidth_probe(bandwidth *out) {
         }
     mem_free(p);
     *out = (bandwidth){best[0], best[1], n_threads[1]};
-    return sum ? OK : ERR(ERR_VERIFY, "the bandwidth probe read zeros where it had written ones"); /* and keeps the loads alive */
+    return sum ? OK
+               : ERR(ERR_VERIFY,
+                     "the bandwidth probe read zeros where it had written ones"); /* and keeps the loads alive */
 }

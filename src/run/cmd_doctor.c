@@ -16,7 +16,9 @@
 #include "run/provenance.h"
 #include "task/task.h"
 
-typedef struct report { int n_missing; } report;
+typedef struct report {
+    int n_missing;
+} report;
 
 static void say(report *r, bool good, const char *what, const char *fmt, ...) PRINTF_LIKE(4, 5);
 static void say(report *r, bool good, const char *what, const char *fmt, ...) {
@@ -111,6 +113,7 @@ static void check_output(report *r, const options *o) {
     const char *dir = o->out ? o->out : "results";
     char *probe = io_join(dir, ".doctor");
     struct statvfs fs;
+    bool there = io_exists(dir);
     err e = io_make_dirs(dir);
     if (e == OK) e = io_write_file(probe, "ok\n", 3);
     if (e == OK) unlink(probe);
@@ -120,12 +123,14 @@ static void check_output(report *r, const options *o) {
         say(r, true, "output", "%s is writable, %.1f GB free", dir, (double)fs.f_bavail * (double)fs.f_frsize * 1e-9);
     else
         say(r, true, "output", "%s is writable", dir);
+    if (!there) rmdir(dir); /* looking leaves nothing behind */
     mem_free(probe);
 }
 
 err cmd_doctor(const options *o) {
     report r = {0};
-    printf("kvlab %s, commit %s%s, %s\n", build_version(), build_commit(), build_dirty() ? " with changes" : "", build_compiler());
+    printf("kvlab %s, commit %s%s, %s\n", build_version(), build_commit(), build_dirty() ? " with changes" : "",
+           build_compiler());
     check_cpu(&r);
     check_memory(&r);
     check_bandwidth(&r);

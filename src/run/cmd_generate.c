@@ -74,9 +74,9 @@ static err generate(const session *s, const options *o, const token_list *ids) {
     GOTO(done, e, stream(s, o, q, logits, sam, &n_out));
     double t2 = clock_now();
     cache_bytes b = seq_bytes(q);
-    log_info("%s: %d prompt tokens at %.0f/s, %d generated at %.1f/s, cache %.2f MB live (%.1f %% of full f16)", policy_describe(p), ids->n,
-             ids->n / (t1 - t0), n_out, t2 > t1 ? n_out / (t2 - t1) : 0.0, (double)b.live * 1e-6,
-             b.full_f16 ? 100.0 * (double)b.live / (double)b.full_f16 : 0.0);
+    log_info("%s: %d prompt tokens at %.0f/s, %d generated at %.1f/s, cache %.2f MB live (%.1f %% of full f16)",
+             policy_describe(p), ids->n, ids->n / (t1 - t0), n_out, t2 > t1 ? n_out / (t2 - t1) : 0.0,
+             (double)b.live * 1e-6, b.full_f16 ? 100.0 * (double)b.live / (double)b.full_f16 : 0.0);
 done:
     if (q) seq_destroy(q);
     cache_space_destroy(space);

@@ -11,7 +11,11 @@
 #include "run/preset.h"
 #include "policy/policy.h"
 
-typedef struct listing { json_t *json; int n; bool as_json; } listing; /* json: of the section in hand */
+typedef struct listing {
+    json_t *json;
+    int n;
+    bool as_json;
+} listing; /* json: of the section in hand */
 
 static void entry(listing *l, const char *name, const char *about) {
     if (l->as_json)
@@ -77,8 +81,14 @@ static err list_backends(listing *l) {
     return OK;
 }
 
-static const struct section { const char *name; err (*list)(listing *l); } sections[] = {
-    {"models", list_models}, {"policies", list_policies}, {"tasks", list_tasks}, {"stages", list_stages}, {"backends", list_backends}};
+static const struct section {
+    const char *name;
+    err (*list)(listing *l);
+} sections[] = {{"models", list_models},
+                {"policies", list_policies},
+                {"tasks", list_tasks},
+                {"stages", list_stages},
+                {"backends", list_backends}};
 enum { N_SECTIONS = sizeof sections / sizeof *sections };
 
 static err print_sections(const options *o, const char *which) {

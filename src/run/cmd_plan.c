@@ -12,7 +12,10 @@
 #include "run/worklist.h"
 #include "run/workset.h"
 
-typedef struct estimate { double seconds, gflops; size_t memory_bytes; } estimate;
+typedef struct estimate {
+    double seconds, gflops;
+    size_t memory_bytes;
+} estimate;
 
 /* What is there already, if the directory holds this sweep. */
 static err present(const experiment *x, results **out) {
@@ -37,7 +40,8 @@ static err measure_speed(const workset *w, double *gflops) {
     int n = engine_context(w->e) < N ? engine_context(w->e) : N;
     for (int i = 0; i < n; i++) ids[i] = i % p->n_vocab;
     double q = (double)p->n_heads * p->head_dim, kv = (double)p->n_kv * p->head_dim, best = 0;
-    double work = 2e-9 * n * p->n_layers * p->n_embd * (2 * q + 2 * kv + 3.0 * p->n_ff) + 2e-9 * n * n * p->n_layers * q;
+    double work =
+        2e-9 * n * p->n_layers * p->n_embd * (2 * q + 2 * kv + 3.0 * p->n_ff) + 2e-9 * n * n * p->n_layers * q;
     for (int round = 0; round < 2; round++) {
         snapshot *s;
         double began = clock_now();
@@ -58,8 +62,8 @@ static size_t memory_of(const workset *w, const results *r) {
     for (int t = 0; t < r->n_tasks; t++)
         if ((size_t)r->tasks[t].prompt_tokens > longest) longest = (size_t)r->tasks[t].prompt_tokens;
     size_t kv = longest * (size_t)p->n_layers * (size_t)p->n_kv * (size_t)p->head_dim * 2 * number;
-    return mem_live_bytes(MEM_WEIGHTS) + gguf_file_bytes(engine_model(w->e)->file) + 3 * kv + (size_t)LOGIT_ROWS * (size_t)p->n_vocab * sizeof(float) +
-           engine_scratch_bytes(w->e);
+    return mem_live_bytes(MEM_WEIGHTS) + gguf_file_bytes(engine_model(w->e)->file) + 3 * kv +
+           (size_t)LOGIT_ROWS * (size_t)p->n_vocab * sizeof(float) + engine_scratch_bytes(w->e);
 }
 
 static err make_estimate(const experiment *x, const results *r, const worklist *list, workset *kept, estimate *out) {
@@ -78,15 +82,18 @@ static err print_json(const experiment *x, const results *r, const worklist *lis
     for (int i = 0; i < r->n_points; i++) {
         json_t *tiers = json_array();
         for (int t = 0; t < r->points[i].n_tiers; t++) json_array_append_new(tiers, json_string(r->points[i].tiers[t]));
-        json_array_append_new(points, json_pack("{s:s,s:o,s:o,s:o}", "id", r->points[i].id, "label", jsonx_text(r->points[i].label), "policy",
+        json_array_append_new(points, json_pack("{s:s,s:o,s:o,s:o}", "id", r->points[i].id, "label",
+                                                jsonx_text(r->points[i].label), "policy",
                                                 jsonx_text(r->points[i].policy), "tiers", tiers));
     }
     for (int t = 0; t < r->n_tasks; t++)
-        json_array_append_new(tasks, json_pack("{s:o,s:i,s:b,s:i}", "name", jsonx_text(r->tasks[t].name), "records", r->tasks[t].n_items, "timed",
-                                               r->tasks[t].timed, "prompt_tokens", r->tasks[t].prompt_tokens));
-    json_t *root = json_pack("{s:o,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:f,s:f,s:I}", "name", jsonx_text(x->name), "sweep_id", x->id, "dir", x->dir, "points",
-                             points, "tasks", tasks, "units", r->n_expected, "to_do", list->n_units, "noise_units", list->n_noise, "seconds",
-                             est->seconds, "gflops", est->gflops, "memory_bytes", (json_int_t)est->memory_bytes);
+        json_array_append_new(tasks, json_pack("{s:o,s:i,s:b,s:i}", "name", jsonx_text(r->tasks[t].name), "records",
+                                               r->tasks[t].n_items, "timed", r->tasks[t].timed, "prompt_tokens",
+                                               r->tasks[t].prompt_tokens));
+    json_t *root = json_pack("{s:o,s:s,s:s,s:o,s:o,s:i,s:i,s:i,s:f,s:f,s:I}", "name", jsonx_text(x->name), "sweep_id",
+                             x->id, "dir", x->dir, "points", points, "tasks", tasks, "units", r->n_expected, "to_do",
+                             list->n_units, "noise_units", list->n_noise, "seconds", est->seconds, "gflops",
+                             est->gflops, "memory_bytes", (json_int_t)est->memory_bytes);
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(root);
     if (!text) return ERR(ERR_NOMEM, "out of memory: the plan cannot be encoded");
@@ -103,16 +110,21 @@ static void print_text(const experiment *x, const results *r, const worklist *li
     printf("%s: %d points\n", x->name, r->n_points);
     if (*x->question) printf("%s\n", x->question);
     printf("\n  %-16s  %-*s  policy\n", "id", width, "label");
-    for (int i = 0; i < r->n_points; i++) printf("  %-16s  %-*s  %s\n", r->points[i].id, width, r->points[i].label, r->points[i].policy);
+    for (int i = 0; i < r->n_points; i++)
+        printf("  %-16s  %-*s  %s\n", r->points[i].id, width, r->points[i].label, r->points[i].policy);
     printf("\n  %-24s %8s %14s\n", "task", "records", "prompt tokens");
     for (int t = 0; t < r->n_tasks; t++)
-        printf("  %-24s %8d %14d%s\n", r->tasks[t].name, r->tasks[t].n_items, r->tasks[t].prompt_tokens, r->tasks[t].timed ? "  (timed: runs alone)" : "");
+        printf("  %-24s %8d %14d%s\n", r->tasks[t].name, r->tasks[t].n_items, r->tasks[t].prompt_tokens,
+               r->tasks[t].timed ? "  (timed: runs alone)" : "");
     for (int g = 0; g < r->n_groups; g++)
-        printf("\nmodel %s, %s math, %s %s, %d threads, context %d, seed %llu", r->groups[g].model, r->groups[g].math, r->groups[g].backend,
-               r->groups[g].isa, r->groups[g].threads, r->groups[g].context, (unsigned long long)r->groups[g].seed);
+        printf("\nmodel %s, %s math, %s %s, %d threads, context %d, seed %llu", r->groups[g].model, r->groups[g].math,
+               r->groups[g].backend, r->groups[g].isa, r->groups[g].threads, r->groups[g].context,
+               (unsigned long long)r->groups[g].seed);
     clock_duration(est->seconds, duration);
-    printf("\n%d units, %d to do and %d for the noise floor: about %s at %.0f GFLOP/s, %.2f GB of memory\nresults go to %s\n", r->n_expected,
-           list->n_units, list->n_noise, duration, est->gflops, (double)est->memory_bytes * 1e-9, x->dir);
+    printf("\n%d units, %d to do and %d for the noise floor: about %s at %.0f GFLOP/s, %.2f GB of memory\nresults go "
+           "to %s\n",
+           r->n_expected, list->n_units, list->n_noise, duration, est->gflops, (double)est->memory_bytes * 1e-9,
+           x->dir);
 }
 
 static err plan_and_print(const experiment *x, const options *o) {
@@ -127,8 +139,9 @@ static err plan_and_print(const experiment *x, const options *o) {
     GOTO(done, e, make_estimate(x, r, &list, &kept, &est));
     size_t available = machine_memory_bytes();
     if (available && est.memory_bytes > available)
-        GOTO(done, e, ERR(ERR_ENV, "the sweep needs about %.1f GB of memory, this machine has %.1f GB", (double)est.memory_bytes * 1e-9,
-                          (double)available * 1e-9));
+        GOTO(done, e,
+             ERR(ERR_ENV, "the sweep needs about %.1f GB of memory, this machine has %.1f GB",
+                 (double)est.memory_bytes * 1e-9, (double)available * 1e-9));
     if (o->json)
         e = print_json(x, r, &list, &est);
     else

@@ -10,7 +10,8 @@
 static err judge(const results *r) {
     int bad = r->n_failed + r->n_crashed, noise = results_bad_noise(r);
     if (!bad && !noise) return OK;
-    if (!bad) return ERR(ERR_FAILED, "%d records of the noise floor failed: `kvlab status %s` lists them", noise, r->dir);
+    if (!bad)
+        return ERR(ERR_FAILED, "%d records of the noise floor failed: `kvlab status %s` lists them", noise, r->dir);
     return ERR(ERR_FAILED, "%d of %d units failed: `kvlab status %s` lists them", bad, r->n_expected, r->dir);
 }
 
@@ -20,8 +21,8 @@ static err run_and_finish(const experiment *x, const options *o, run_conf c) {
     c.filter.limit = o->limit;
     c.progress = !o->no_progress && !o->quiet;
     err e = runner_run(x, &c, &r);
+    if (e == OK) e = finish_table(r, o); /* first: whatever happens to files, the numbers are seen */
     if (e == OK) e = finish_outputs(r);
-    if (e == OK) e = finish_table(r, o);
     if (e == OK) {
         log_info("%s: sweep.h5 (all data), export/ (csv, dat), plots/ (pictures), report.html", x->dir);
         e = judge(r);
@@ -33,7 +34,8 @@ static err run_and_finish(const experiment *x, const options *o, run_conf c) {
 static err matches_something(const experiment *x, const char *glob) {
     for (int i = 0; i < x->n_points; i++)
         if (experiment_point_matches(x, i, glob)) return OK;
-    return ERR(ERR_USAGE, "--only %s matches none of the %d points: `kvlab plan %s` lists them", glob, x->n_points, x->file);
+    return ERR(ERR_USAGE, "--only %s matches none of the %d points: `kvlab plan %s` lists them", glob, x->n_points,
+               x->file);
 }
 
 err cmd_run(const options *o) {
@@ -51,7 +53,8 @@ err cmd_resume(const options *o) {
     experiment *x = NULL;
     options with = *o; /* resume takes no -o: the directory is the argument */
     with.out = dir;
-    err e = io_exists(file) ? experiment_load(file, &with, &x) : ERR(ERR_USAGE, "%s is not a results directory: no sweep.yaml in it", dir);
+    err e = io_exists(file) ? experiment_load(file, &with, &x)
+                            : ERR(ERR_USAGE, "%s is not a results directory: no sweep.yaml in it", dir);
     if (e == OK) e = matches_something(x, o->only);
     if (e == OK) e = run_and_finish(x, o, (run_conf){.filter.retry_failed = o->force, .must_exist = true});
     experiment_free(x);

@@ -6,7 +6,9 @@
 #include "run/jsonx.h"
 #include "run/options.h"
 
-static const struct key { const char *path, *value, *help; } keys[] = {
+static const struct key {
+    const char *path, *value, *help;
+} keys[] = {
     {"name", "TEXT", "names the results directory (default: the file's name)"},
     {"question", "TEXT", "what the sweep is to answer"},
     {"model", "{preset: NAME} | {path: FILE}", "the model; `kvlab ls models`"},
@@ -42,9 +44,11 @@ err cmd_schema(const options *o) {
     }
     json_t *k = json_array(), *st = json_array();
     for (int i = 0; i < N_KEYS; i++)
-        json_array_append_new(k, json_pack("{s:s,s:s,s:s}", "path", keys[i].path, "value", keys[i].value, "help", keys[i].help));
+        json_array_append_new(
+            k, json_pack("{s:s,s:s,s:s}", "path", keys[i].path, "value", keys[i].value, "help", keys[i].help));
     for (int i = 0; i < n; i++)
-        json_array_append_new(st, json_pack("{s:s,s:s,s:s}", "stage", s[i].stage, "name", s[i].name, "help", s[i].help));
+        json_array_append_new(st,
+                              json_pack("{s:s,s:s,s:s}", "stage", s[i].stage, "name", s[i].name, "help", s[i].help));
     json_t *root = json_pack("{s:o,s:o}", "keys", k, "stages", st);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);

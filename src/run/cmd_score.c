@@ -54,10 +54,11 @@ static err read_input(const session *s, const options *o, token_list *out) {
         TRY(read_ids(o->ids, engine_model(s->e)->p.n_vocab, out));
     long long need = (long long)o->skip + o->context + o->tokens + 1;
     if (out->n < need)
-        return ERR(ERR_USAGE, "%s has %d tokens; --skip %d --context %d --tokens %d needs %lld", o->file ? o->file : o->ids, out->n, o->skip,
-                   o->context, o->tokens, need);
+        return ERR(ERR_USAGE, "%s has %d tokens; --skip %d --context %d --tokens %d needs %lld",
+                   o->file ? o->file : o->ids, out->n, o->skip, o->context, o->tokens, need);
     if ((long long)o->context + o->tokens > engine_context(s->e))
-        return ERR(ERR_USAGE, "--context %d and --tokens %d exceed the model's context of %d tokens", o->context, o->tokens, engine_context(s->e));
+        return ERR(ERR_USAGE, "--context %d and --tokens %d exceed the model's context of %d tokens", o->context,
+                   o->tokens, engine_context(s->e));
     return OK;
 }
 
@@ -96,7 +97,8 @@ static err feed(seq *full, seq *q, const int32_t *cont, int n_vocab, float *logi
         TRY(seq_extend(q, cont + at, n, q_rows));
         for (int i = 0; i < n; i++) {
             fidelity f;
-            fidelity_of(p_rows + (size_t)i * (size_t)n_vocab, q_rows + (size_t)i * (size_t)n_vocab, n_vocab, cont[at + i + 1], &f);
+            fidelity_of(p_rows + (size_t)i * (size_t)n_vocab, q_rows + (size_t)i * (size_t)n_vocab, n_vocab,
+                        cont[at + i + 1], &f);
             out->kl[at + i] = f.kl;
             out->nll[at + i] = f.nll_q;
             out->nll_full[at + i] = f.nll_p;
@@ -144,9 +146,10 @@ done:
 /* ---- output ---- */
 
 static json_t *bytes_json(const cache_bytes *b) {
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "payload", (json_int_t)b->payload, "metadata", (json_int_t)b->metadata, "columns",
-                     (json_int_t)b->columns, "tables", (json_int_t)b->tables, "live", (json_int_t)b->live, "slack", (json_int_t)b->slack,
-                     "committed", (json_int_t)b->committed, "full_f16", (json_int_t)b->full_f16, "ratio",
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "payload", (json_int_t)b->payload, "metadata",
+                     (json_int_t)b->metadata, "columns", (json_int_t)b->columns, "tables", (json_int_t)b->tables,
+                     "live", (json_int_t)b->live, "slack", (json_int_t)b->slack, "committed", (json_int_t)b->committed,
+                     "full_f16", (json_int_t)b->full_f16, "ratio",
                      jsonx_number(b->full_f16 ? (double)b->live / (double)b->full_f16 : NAN));
 }
 
@@ -168,13 +171,15 @@ static err print_json(const session *s, const options *o, const scores *r) {
     }
     const backend *be = engine_backend(s->e);
     char *conf = node_canonical(s->policy);
-    json_t *root = json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:{s:o,s:o,s:o,s:f},s:b,s:o,s:s,s:o,s:s,s:s,s:s,s:i,s:i,s:i,s:f}", "nll", nll, "nll_full",
-                             nll_full, "kl", kl, "top1", top1, "bytes", bytes_json(&r->at_prompt), "bytes_end", bytes_json(&r->at_end), "mean", "nll",
-                             jsonx_number(mean(r->nll, r->n)), "nll_full", jsonx_number(mean(r->nll_full, r->n)), "kl",
-                             jsonx_number(mean(r->kl, r->n)), "top1", r->n ? (double)agree / r->n : 0.0, "budget_clamped",
-                             r->report.budget_clamped, "model", jsonx_text(s->g.model), "model_sha256", s->g.model_sha256, "policy", jsonx_text(conf),
-                             "math", s->g.math == MATH_FAST ? "fast" : "exact", "backend", be->name, "isa", be->isa, "skip", o->skip, "context",
-                             o->context, "tokens", o->tokens, "seconds", r->seconds);
+    json_t *root =
+        json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:{s:o,s:o,s:o,s:f},s:b,s:o,s:s,s:o,s:s,s:s,s:s,s:i,s:i,s:i,s:f}", "nll",
+                  nll, "nll_full", nll_full, "kl", kl, "top1", top1, "bytes", bytes_json(&r->at_prompt), "bytes_end",
+                  bytes_json(&r->at_end), "mean", "nll", jsonx_number(mean(r->nll, r->n)), "nll_full",
+                  jsonx_number(mean(r->nll_full, r->n)), "kl", jsonx_number(mean(r->kl, r->n)), "top1",
+                  r->n ? (double)agree / r->n : 0.0, "budget_clamped", r->report.budget_clamped, "model",
+                  jsonx_text(s->g.model), "model_sha256", s->g.model_sha256, "policy", jsonx_text(conf), "math",
+                  s->g.math == MATH_FAST ? "fast" : "exact", "backend", be->name, "isa", be->isa, "skip", o->skip,
+                  "context", o->context, "tokens", o->tokens, "seconds", r->seconds);
     char *text = root ? json_dumps(root, JSONX_DUMP) : NULL;
     mem_free(conf);
     json_decref(root);
@@ -188,12 +193,15 @@ static void print_text(const options *o, const scores *r) {
     int agree = 0;
     for (int i = 0; i < r->n; i++) agree += r->top1[i];
     const cache_bytes *b = &r->at_prompt;
-    printf("%d tokens after a context of %d%s\n", r->n, o->context, r->report.budget_clamped ? " (budget clamped to the protected tokens)" : "");
-    printf("nll   %.4f nats (full %.4f), perplexity %.3f\n", mean(r->nll, r->n), mean(r->nll_full, r->n), exp(mean(r->nll, r->n)));
+    printf("%d tokens after a context of %d%s\n", r->n, o->context,
+           r->report.budget_clamped ? " (budget clamped to the protected tokens)" : "");
+    printf("nll   %.4f nats (full %.4f), perplexity %.3f\n", mean(r->nll, r->n), mean(r->nll_full, r->n),
+           exp(mean(r->nll, r->n)));
     printf("kl    %.6f nats from the full cache\n", mean(r->kl, r->n));
     printf("top1  %.2f %% equal to the full cache\n", 100.0 * agree / r->n);
-    printf("bytes %zu live = payload %zu + metadata %zu + columns %zu + tables %zu; slack %zu, committed %zu; %.4f of full f16\n", b->live,
-           b->payload, b->metadata, b->columns, b->tables, b->slack, b->committed,
+    printf("bytes %zu live = payload %zu + metadata %zu + columns %zu + tables %zu; slack %zu, committed %zu; %.4f of "
+           "full f16\n",
+           b->live, b->payload, b->metadata, b->columns, b->tables, b->slack, b->committed,
            b->full_f16 ? (double)b->live / (double)b->full_f16 : NAN);
 }
 

@@ -39,8 +39,9 @@ static void visit_bad(const results *r, void (*visit)(void *arg, const unit_reco
 }
 
 static void add_bad(void *arg, const unit_record *u) {
-    json_array_append_new(arg, json_pack("{s:o,s:o,s:i,s:s,s:o}", "point", jsonx_text(u->label), "task", jsonx_text(u->task), "item", u->item,
-                                         "status", unit_status_name(u->status), "text", jsonx_text(u->text)));
+    json_array_append_new(arg, json_pack("{s:o,s:o,s:i,s:s,s:o}", "point", jsonx_text(u->label), "task",
+                                         jsonx_text(u->task), "item", u->item, "status", unit_status_name(u->status),
+                                         "text", jsonx_text(u->text)));
 }
 
 static void print_bad(void *arg, const unit_record *u) {
@@ -54,12 +55,13 @@ static err print_json(const results *r) {
     for (int p = 0; p < r->n_points; p++) {
         int n[N_STATES] = {0};
         count_point(r, p, n);
-        json_array_append_new(points, json_pack("{s:s,s:o,s:o}", "id", r->points[p].id, "label", jsonx_text(r->points[p].label), "units",
-                                                counts_to_json(n)));
+        json_array_append_new(points, json_pack("{s:s,s:o,s:o}", "id", r->points[p].id, "label",
+                                                jsonx_text(r->points[p].label), "units", counts_to_json(n)));
     }
     visit_bad(r, add_bad, bad);
-    json_t *root = json_pack("{s:o,s:s,s:i,s:o,s:o,s:o,s:i}", "name", jsonx_text(r->name), "sweep_id", r->sweep_id, "expected", r->n_expected,
-                             "units", counts_to_json(all), "points", points, "not_ok", bad, "corrupted_lines", r->n_corrupt_lines);
+    json_t *root = json_pack("{s:o,s:s,s:i,s:o,s:o,s:o,s:i}", "name", jsonx_text(r->name), "sweep_id", r->sweep_id,
+                             "expected", r->n_expected, "units", counts_to_json(all), "points", points, "not_ok", bad,
+                             "corrupted_lines", r->n_corrupt_lines);
     char *text = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
     if (!text) return ERR(ERR_NOMEM, "out of memory: the status cannot be encoded");
@@ -71,8 +73,8 @@ static err print_json(const results *r) {
 static void print_text(const results *r) {
     int all[N_STATES];
     total(r, all);
-    printf("%s (%s)\n%d points, %d tasks, %d units: %d ok, %d failed, %d crashed, %d missing\n", r->name, r->dir, r->n_points, r->n_tasks,
-           r->n_expected, all[UNIT_OK], all[UNIT_FAILED], all[UNIT_CRASHED], all[MISSING]);
+    printf("%s (%s)\n%d points, %d tasks, %d units: %d ok, %d failed, %d crashed, %d missing\n", r->name, r->dir,
+           r->n_points, r->n_tasks, r->n_expected, all[UNIT_OK], all[UNIT_FAILED], all[UNIT_CRASHED], all[MISSING]);
     for (int p = 0; p < r->n_points; p++) {
         int n[N_STATES] = {0}, sum = 0;
         count_point(r, p, n);

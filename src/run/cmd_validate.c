@@ -9,7 +9,9 @@ static err validate_directory(const char *dir) {
     results *r;
     TRY(results_load(dir, &r));
     err e = r->n_corrupt_lines ? ERR(ERR_VERIFY, "%s: %d corrupted journal lines", dir, r->n_corrupt_lines) : OK;
-    if (e == OK) printf("%s: ok, %d points, %d of %d units\n", dir, r->n_points, r->n_ok + r->n_failed + r->n_crashed + r->n_skipped, r->n_expected);
+    if (e == OK)
+        printf("%s: ok, %d points, %d of %d units\n", dir, r->n_points,
+               r->n_ok + r->n_failed + r->n_crashed + r->n_skipped, r->n_expected);
     results_free(r);
     return e;
 }

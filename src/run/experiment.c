@@ -120,7 +120,8 @@ static err read_noise(experiment *x) {
         if (node_type(nf) != NODE_MAP) return NODE_ERR(nf, "noise_floor is not a map {records: N}");
         const node *records = node_get(nf, "records");
         if (records) TRY(node_as_int(records, &n));
-        if (n < 0 || n > 1000000) return NODE_ERR(records, "noise_floor.records is %lld; it must lie in 0..1000000", (long long)n);
+        if (n < 0 || n > 1000000)
+            return NODE_ERR(records, "noise_floor.records is %lld; it must lie in 0..1000000", (long long)n);
         TRY(node_check_read(nf));
     }
     x->noise_records = (int)n;
@@ -145,7 +146,8 @@ static void sweep_identity(experiment *x) {
 static err load(experiment *x, const options *o) {
     bool changed = false;
     TRY(node_parse_file(x->file, &x->root));
-    if (node_type(x->root) != NODE_MAP) return ERR(ERR_USAGE, "%s: a sweep file is a map with `model`, `tasks` and `sweep`", x->file);
+    if (node_type(x->root) != NODE_MAP)
+        return ERR(ERR_USAGE, "%s: a sweep file is a map with `model`, `tasks` and `sweep`", x->file);
     TRY(apply_options(x->root, o, &changed));
     TRY(read_yaml(x, changed));
     TRY(read_name(x));

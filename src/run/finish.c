@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "run/provenance.h"
 
 bool finish_color(const options *o) {
@@ -15,14 +16,23 @@ err finish_table(const results *r, const options *o) {
     return outputs_table(r, stdout, finish_color(o), o->json);
 }
 
+/* One output that fails does not cost the others. */
 err finish_outputs(const results *r) {
-    TRY(outputs_store(r, r->dir));
-    TRY(outputs_export(r, r->dir));
-    err e = outputs_plot(r, r->dir);
-    if (e == ERR_ENV)
-        log_warn("no pictures: %s", err_text());
-    else if (e != OK)
-        return e;
-    TRY(outputs_report(r, r->dir));
-    return manifest_write(r->dir);
+    static err (*const outputs[])(const results *r, const char *dir) = {outputs_store, outputs_export, outputs_plot,
+                                                                        outputs_report};
+    err first = OK;
+    char *text = NULL;
+    for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) {
+        err e = outputs[i](r, r->dir);
+        if (e == ERR_ENV && outputs[i] == outputs_plot) {
+            log_warn("no pictures: %s", err_text());
+        } else if (e != OK && first == OK) {
+            first = e;
+            text = mem_strdup(err_text());
+        }
+    }
+    err e = manifest_write(r->dir);
+    if (first != OK) e = ERR(first, "%s", text);
+    mem_free(text);
+    return e;
 }

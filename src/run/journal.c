@@ -141,7 +141,8 @@ err journal_close(journal *j) {
 
 /* ---- reading ---- */
 
-err journal_read(const char *path, err (*visit)(void *arg, int line, const json_t *value), void *arg, journal_report *report) {
+err journal_read(const char *path, err (*visit)(void *arg, int line, const json_t *value), void *arg,
+                 journal_report *report) {
     char *text;
     size_t n;
     *report = (journal_report){0};

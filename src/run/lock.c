@@ -21,8 +21,9 @@ err lock_take(const char *dir, int *fd) {
         ssize_t n = errno == EWOULDBLOCK ? pread(*fd, holder, sizeof holder - 1, 0) : 0;
         holder[n > 0 ? n : 0] = 0;
         holder[strcspn(holder, "\n")] = 0;
-        e = errno == EWOULDBLOCK ? ERR(ERR_ENV, "%s is being written by another kvlab (process %s)", dir, *holder ? holder : "?")
-                                 : ERR(ERR_IO, "cannot lock %s: %s", path, strerror(errno));
+        e = errno == EWOULDBLOCK
+                ? ERR(ERR_ENV, "%s is being written by another kvlab (process %s)", dir, *holder ? holder : "?")
+                : ERR(ERR_IO, "cannot lock %s: %s", path, strerror(errno));
         close(*fd);
         *fd = -1;
     } else if (ftruncate(*fd, 0) != 0 || dprintf(*fd, "%ld\n", (long)getpid()) < 0) {

@@ -7,7 +7,8 @@
 
 static err run(const options *o) {
     if (o->version) {
-        printf("kvlab %s, commit %s%s, %s\n", build_version(), build_commit(), build_dirty() ? " with changes" : "", build_compiler());
+        printf("kvlab %s, commit %s%s, %s\n", build_version(), build_commit(), build_dirty() ? " with changes" : "",
+               build_compiler());
         return OK;
     }
     if (o->help) {

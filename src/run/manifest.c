@@ -10,7 +10,10 @@
 #include "base/mem.h"
 #include "run/provenance.h"
 
-typedef struct names { char **path; int n, cap; } names;
+typedef struct names {
+    char **path;
+    int n, cap;
+} names;
 
 static err add_name(names *l, char *path) {
     if (l->n == l->cap) {
@@ -40,8 +43,11 @@ static err walk(const char *dir, const char *below, names *out) {
     }
     err e = OK;
     for (struct dirent *entry; e == OK && (entry = readdir(d));) {
-        if (entry->d_name[0] == '.' || (!*below && strcmp(entry->d_name, "MANIFEST.tsv") == 0) || strstr(entry->d_name, ".tmp.")) continue;
-        char *rel = *below ? mem_sprintf("%s/%s", below, entry->d_name) : mem_strdup(entry->d_name), *path = io_join(dir, rel);
+        if (entry->d_name[0] == '.' || (!*below && strcmp(entry->d_name, "MANIFEST.tsv") == 0) ||
+            strstr(entry->d_name, ".tmp."))
+            continue;
+        char *rel = *below ? mem_sprintf("%s/%s", below, entry->d_name) : mem_strdup(entry->d_name),
+             *path = io_join(dir, rel);
         struct stat st;
         if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode))
             e = walk(dir, rel, out);
@@ -86,7 +92,8 @@ err manifest_write(const char *dir) {
 }
 
 static err check_line(const char *dir, const char *line, size_t n) {
-    char *text = mem_sprintf("%.*s", (int)n, line), *bytes = strchr(text, '\t'), *want = bytes ? strchr(bytes + 1, '\t') : NULL, sha[65];
+    char *text = mem_sprintf("%.*s", (int)n, line), *bytes = strchr(text, '\t'),
+         *want = bytes ? strchr(bytes + 1, '\t') : NULL, sha[65];
     err e;
     if (!want) {
         e = ERR(ERR_VERIFY, "%s/MANIFEST.tsv has a line of fewer than three columns", dir);

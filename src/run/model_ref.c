@@ -46,14 +46,16 @@ static err from_preset(const char *name, const node *where, model_ref *out) {
     GOTO(done, e, text_key(root, "pip", &pip));
     GOTO(done, e, text_key(root, "fetch", &fetch));
     GOTO(done, e, node_check_read(root));
-    if (!file || !sha || strlen(sha) != 64) GOTO(done, e, NODE_ERR(root, "model preset %s needs `file` and `sha256`", name));
+    if (!file || !sha || strlen(sha) != 64)
+        GOTO(done, e, NODE_ERR(root, "model preset %s needs `file` and `sha256`", name));
     dir = cache_dir();
     out->name = mem_strdup(name);
     out->path = io_join(dir, file);
     out->sha256 = sha;
     sha = NULL;
     if (!is_file(out->path))
-        e = ERR(ERR_ENV, "model %s is not installed: %s is missing; `%s` fetches it", name, out->path, fetch ? fetch : "make model");
+        e = ERR(ERR_ENV, "model %s is not installed: %s is missing; `%s` fetches it", name, out->path,
+                fetch ? fetch : "make model");
 done:
     mem_free(summary);
     mem_free(file);
@@ -90,7 +92,8 @@ err model_ref_resolve(const node *model, model_ref *out) {
         return e == OK ? OK : err_wrap(e, "%s", node_place(model));
     }
     if (node_type(model) != NODE_MAP) {
-        if (!model) return ERR(ERR_USAGE, "no model: the sweep needs `model: {preset: smollm2-135m}` or `model: {path: FILE}`");
+        if (!model)
+            return ERR(ERR_USAGE, "no model: the sweep needs `model: {preset: smollm2-135m}` or `model: {path: FILE}`");
         return NODE_ERR(model, "model is neither a name nor a map {preset: ...} or {path: ...}");
     }
     const node *preset = node_get(model, "preset"), *path = node_get(model, "path");
@@ -107,6 +110,6 @@ err model_ref_resolve(const node *model, model_ref *out) {
 err model_ref_check(const model_ref *m, char sha256[65]) {
     TRY(hash_file_sha256(m->path, sha256));
     if (!m->sha256 || strcmp(m->sha256, sha256) == 0) return OK;
-    return ERR(ERR_ENV, "model %s: %s has SHA-256 %.12s..., expected %.12s...; delete it and run `make model`", m->name, m->path, sha256,
-               m->sha256);
+    return ERR(ERR_ENV, "model %s: %s has SHA-256 %.12s..., expected %.12s...; delete it and run `make model`", m->name,
+               m->path, sha256, m->sha256);
 }

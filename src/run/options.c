@@ -12,13 +12,13 @@
 
 typedef enum row_kind { ROW_FLAG, ROW_TEXT, ROW_TEXTS, ROW_INT, ROW_SEED, ROW_DOUBLE } row_kind;
 typedef struct row {
-    const char *name;    /* long */
-    char letter;         /* short, 0 = none */
+    const char *name; /* long */
+    char letter;      /* short, 0 = none */
     row_kind kind;
     size_t offset;
-    const char *arg;     /* what the help calls the value */
+    const char *arg; /* what the help calls the value */
     double min, max;
-    unsigned groups;     /* 0 = every verb */
+    unsigned groups; /* 0 = every verb */
     const char *help;
 } row;
 #define AT(f) offsetof(options, f)
@@ -35,7 +35,8 @@ static const row rows[] = {
     {"file", 'f', ROW_TEXT, AT(file), "TEXT", 0, 0, OPT_SCORE, "text file to score"},
     {"ids", 0, ROW_TEXT, AT(ids), "FILE", 0, 0, OPT_SCORE, "JSON list of token ids to score instead of text"},
     {"skip", 0, ROW_INT, AT(skip), "S", 0, INT_MAX / 4, OPT_SCORE, "tokens left out at the start (default 0)"},
-    {"context", 0, ROW_INT, AT(context), "N", 1, INT_MAX / 4, OPT_SCORE, "tokens prefilled and compressed (default 1024)"},
+    {"context", 0, ROW_INT, AT(context), "N", 1, INT_MAX / 4, OPT_SCORE,
+     "tokens prefilled and compressed (default 1024)"},
     {"tokens", 0, ROW_INT, AT(tokens), "T", 1, INT_MAX / 4, OPT_SCORE, "tokens scored after them (default 128)"},
     {"prompt", 0, ROW_TEXT, AT(prompt), "TEXT", 0, 0, OPT_GENERATE, "the prompt; - reads it from standard input"},
     {"chat", 0, ROW_FLAG, AT(chat), NULL, 0, 0, OPT_GENERATE, "wrap the prompt in the model's chat template"},
@@ -68,8 +69,8 @@ static bool applies(const row *r, const verb *v) {
 
 static void print_row(FILE *f, const row *r) {
     char left[64];
-    snprintf(left, sizeof left, "%c%c%s --%s%s%s", r->letter ? '-' : ' ', r->letter ? r->letter : ' ', r->letter ? "," : " ", r->name,
-             r->arg ? " " : "", r->arg ? r->arg : "");
+    snprintf(left, sizeof left, "%c%c%s --%s%s%s", r->letter ? '-' : ' ', r->letter ? r->letter : ' ',
+             r->letter ? "," : " ", r->name, r->arg ? " " : "", r->arg ? r->arg : "");
     fprintf(f, "  %-24s %s\n", left, r->help);
 }
 
@@ -78,12 +79,16 @@ void options_print_help(FILE *f, const verb *v) {
     const verb *all = verb_list(&n);
     if (!v) {
         fputs("kvlab: KV-cache compression policies compared on a real model, in quality, true bytes and speed\n\n"
-              "usage: kvlab VERB ... [options]\n\n", f);
+              "usage: kvlab VERB ... [options]\n\n",
+              f);
         for (int i = 0; i < n; i++) fprintf(f, "  %-9s %-38s %s\n", all[i].name, all[i].args, all[i].summary);
-        fputs("\n`kvlab VERB --help` lists the options of a verb. First steps: kvlab doctor; kvlab plan experiments/demo.yaml;\n"
+        fputs("\n`kvlab VERB --help` lists the options of a verb. First steps: kvlab doctor; kvlab plan "
+              "experiments/demo.yaml;\n"
               "kvlab run experiments/demo.yaml. Data goes to standard output, messages to standard error.\n"
-              "Exit status: 0 ok, 1 some points failed, 2 usage or configuration, 3 environment, 4 verification failed, 75 asked to\n"
-              "requeue, 130 and 143 signals.\n", f);
+              "Exit status: 0 ok, 1 some points failed, 2 usage or configuration, 3 environment, 4 verification "
+              "failed, 75 asked to\n"
+              "requeue, 130 and 143 signals.\n",
+              f);
         return;
     }
     fprintf(f, "usage: kvlab %s%s%s [options]\n\n%s\n", v->name, *v->args ? " " : "", v->args, v->summary);
@@ -123,9 +128,12 @@ static err number(const row *r, const char *text, double *out) {
     char *end;
     errno = 0;
     double x = strtod(text, &end);
-    if (end == text || *end || errno || !isfinite(x)) return ERR(ERR_USAGE, "--%s takes a number, not \"%s\"", r->name, text);
-    if (r->kind == ROW_INT && x != floor(x)) return ERR(ERR_USAGE, "--%s takes a whole number, not \"%s\"", r->name, text);
-    if (x < r->min || x > r->max) return ERR(ERR_USAGE, "--%s is %s; it must lie in %.12g..%.12g", r->name, text, r->min, r->max);
+    if (end == text || *end || errno || !isfinite(x))
+        return ERR(ERR_USAGE, "--%s takes a number, not \"%s\"", r->name, text);
+    if (r->kind == ROW_INT && x != floor(x))
+        return ERR(ERR_USAGE, "--%s takes a whole number, not \"%s\"", r->name, text);
+    if (x < r->min || x > r->max)
+        return ERR(ERR_USAGE, "--%s is %s; it must lie in %.12g..%.12g", r->name, text, r->min, r->max);
     *out = x;
     return OK;
 }
@@ -134,7 +142,8 @@ static err seed_number(const row *r, const char *text, int64_t *out) {
     char *end;
     errno = 0;
     long long x = strtoll(text, &end, 10);
-    if (end == text || *end || errno || x < 0) return ERR(ERR_USAGE, "--%s takes a whole number from 0, not \"%s\"", r->name, text);
+    if (end == text || *end || errno || x < 0)
+        return ERR(ERR_USAGE, "--%s takes a whole number from 0, not \"%s\"", r->name, text);
     *out = x;
     return OK;
 }
@@ -145,12 +154,16 @@ static err store(options *o, const row *r, const char *value) {
     int i;
     int64_t seed = 0;
     switch (r->kind) {
-    case ROW_FLAG: memcpy(field, &(bool){true}, sizeof(bool)); break;
+    case ROW_FLAG:
+        memcpy(field, &(bool){true}, sizeof(bool));
+        break;
     case ROW_TEXT:
         if (!*value && strcmp(r->name, "prompt") != 0) return ERR(ERR_USAGE, "--%s is empty", r->name);
         memcpy(field, &value, sizeof value);
         break;
-    case ROW_TEXTS: o->sets[o->n_sets++] = value; break;
+    case ROW_TEXTS:
+        o->sets[o->n_sets++] = value;
+        break;
     case ROW_INT:
         TRY(number(r, value, &x));
         i = (int)x;

@@ -12,13 +12,13 @@ typedef struct options {
     const char **args; /* positional, in order */
     int n_args;
     const char *out, *only, *isa, *backend, *data, *text; /* NULL = not given */
-    const char **sets; /* --set, in order */
+    const char **sets;                                    /* --set, in order */
     int n_sets;
-    int limit;         /* records per task; 0 = all */
-    int threads;       /* 0 = not given */
-    int64_t seed;      /* -1 = not given */
+    int limit;    /* records per task; 0 = all */
+    int threads;  /* 0 = not given */
+    int64_t seed; /* -1 = not given */
     bool force, json, quiet, verbose, no_progress, no_color;
-    const char *model, *file, *ids, *policy, *math, *prompt, *append; /* score, generate */
+    const char *model, *file, *ids, *policy, *math, *prompt; /* score, generate */
     int skip, context, tokens, n, top_k;
     double temperature, top_p;
     bool chat;
@@ -26,16 +26,27 @@ typedef struct options {
 
 typedef struct verb {
     const char *name, *args, *summary;
-    const char *more;           /* a paragraph for --help, or NULL */
+    const char *more; /* a paragraph for --help, or NULL */
     int min_args, max_args;
     err (*run)(const options *o);
-    unsigned groups;            /* which options it takes: OPT_... */
+    unsigned groups; /* which options it takes: OPT_... */
 } verb;
-enum { OPT_SWEEP = 1, OPT_RUN = 2, OPT_OUT = 4, OPT_MODEL = 8, OPT_SCORE = 16, OPT_GENERATE = 32, OPT_JSON = 64, OPT_FORCE = 128, OPT_SOURCE = 256 };
+enum {
+    OPT_SWEEP = 1,
+    OPT_RUN = 2,
+    OPT_OUT = 4,
+    OPT_MODEL = 8,
+    OPT_SCORE = 16,
+    OPT_GENERATE = 32,
+    OPT_JSON = 64,
+    OPT_FORCE = 128,
+    OPT_SOURCE = 256
+};
 
-const verb *verb_find(const char *name);   /* NULL if unknown */
+const verb *verb_find(const char *name); /* NULL if unknown */
 const verb *verb_list(int *n);
-/* Parses argv; the pointers in *out live as long as argv and options_free. ERR_USAGE names the option and what was meant. */
+/* Parses argv; the pointers in *out live as long as argv and options_free. ERR_USAGE names the option and what was
+ * meant. */
 MUST err options_parse(int argc, char **argv, options *out);
 void options_free(options *o);
 void options_print_help(FILE *f, const verb *v); /* NULL: all verbs */

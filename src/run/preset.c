@@ -146,7 +146,8 @@ static char *first_comment(const char *path) {
     char *text;
     size_t n;
     if (io_read_file(path, 1 << 20, &text, &n) != OK) return mem_strdup("");
-    char *about = text[0] == '#' ? mem_sprintf("%.*s", (int)strcspn(text + 1, "\n"), text + 1 + strspn(text + 1, " ")) : mem_strdup("");
+    char *about = text[0] == '#' ? mem_sprintf("%.*s", (int)strcspn(text + 1, "\n"), text + 1 + strspn(text + 1, " "))
+                                 : mem_strdup("");
     char *nl = strchr(about, '\n');
     if (nl) *nl = 0;
     mem_free(text);

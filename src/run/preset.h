@@ -14,18 +14,19 @@ MUST err preset_load(const char *kind, const char *name, const node *where, node
 /* One line of what the preset is: its `summary` key, else its first comment line, else "". mem_free. */
 char *preset_about(const char *kind, const char *name);
 
-/* Merges `over` onto `base` as presets are: maps deeply, but a map that names a choice (score, quota, select, tier, decide, budget)
- * replaces the base's when it names another one. `over`'s key `preset` is left out. */
+/* Merges `over` onto `base` as presets are: maps deeply, but a map that names a choice (score, quota, select, tier,
+ * decide, budget) replaces the base's when it names another one. `over`'s key `preset` is left out. */
 MUST err preset_merge(node *base, const node *over);
-/* {preset: snapkv, budget: 0.25} or "snapkv" or {score: ...}: the full policy map, a tree of its own. NULL or null = empty map. */
+/* {preset: snapkv, budget: 0.25} or "snapkv" or {score: ...}: the full policy map, a tree of its own. NULL or null =
+ * empty map. */
 MUST err preset_resolve_policy(const node *policy, node **out);
 /* "lm", {preset: lm, tokens: 64} or {task: lm, ...}. */
 MUST err preset_resolve_task(const node *entry, node **out);
 
 typedef struct model_ref {
-    char *name;        /* preset name or path, as given */
+    char *name; /* preset name or path, as given */
     char *path;
-    char *sha256;      /* what the preset expects; NULL for a path */
+    char *sha256; /* what the preset expects; NULL for a path */
 } model_ref;
 /* {preset: NAME} | {path: FILE} | "NAME or FILE". A file that is not there is ERR_ENV with what fetches it. */
 MUST err model_ref_resolve(const node *model, model_ref *out);

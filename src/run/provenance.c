@@ -83,8 +83,8 @@ static json_t *libraries(void) {
     pcre2_config(PCRE2_CONFIG_VERSION, pcre);
     unsigned v = XXH_versionNumber();
     snprintf(xxh, sizeof xxh, "%u.%u.%u", v / 10000, v / 100 % 100, v % 100);
-    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "hdf5", hdf5, "libyaml", yaml, "pcre2", pcre, "jansson", jansson_version_str(), "xxhash", xxh,
-                     "openssl", OpenSSL_version(OPENSSL_VERSION));
+    return json_pack("{s:s,s:s,s:s,s:s,s:s,s:s}", "hdf5", hdf5, "libyaml", yaml, "pcre2", pcre, "jansson",
+                     jansson_version_str(), "xxhash", xxh, "openssl", OpenSSL_version(OPENSSL_VERSION));
 }
 
 err provenance_machine(bool with_bandwidth, json_t **out) {
@@ -96,8 +96,8 @@ err provenance_machine(bool with_bandwidth, json_t **out) {
     for (int i = 0; i < n && i < 16; i++) json_array_append_new(isa, json_string(isas[i]));
     uname(&u);
     *out = json_pack("{s:o,s:i,s:i,s:o,s:I,s:o,s:s,s:o}", "cpu", jsonx_text(cpu), "cpus", par_n_cpus(), "cpus_online",
-                     (int)sysconf(_SC_NPROCESSORS_ONLN), "isa", isa, "memory_bytes", (json_int_t)machine_memory_bytes(), "os", jsonx_text(os),
-                     "kernel", u.release, "libraries", libraries());
+                     (int)sysconf(_SC_NPROCESSORS_ONLN), "isa", isa, "memory_bytes", (json_int_t)machine_memory_bytes(),
+                     "os", jsonx_text(os), "kernel", u.release, "libraries", libraries());
     mem_free(cpu);
     mem_free(os);
     if (!*out) return ERR(ERR_NOMEM, "out of memory: the machine cannot be described");
@@ -110,7 +110,8 @@ err provenance_machine(bool with_bandwidth, json_t **out) {
         return e;
     }
     json_object_set_new(*out, "read_bandwidth",
-                        json_pack("{s:f,s:f,s:i,s:s}", "one_thread", b.one, "all_threads", b.all, "threads", b.threads, "unit", "GB/s"));
+                        json_pack("{s:f,s:f,s:i,s:s}", "one_thread", b.one, "all_threads", b.all, "threads", b.threads,
+                                  "unit", "GB/s"));
     return OK;
 }
 
@@ -146,16 +147,18 @@ static json_t *models(const experiment *x) {
     json_t *list = json_array();
     for (int g = 0; g < x->n_groups; g++) {
         const experiment_group *k = &x->groups[g];
-        json_array_append_new(list, json_pack("{s:o,s:s,s:s,s:s,s:i,s:i,s:I}", "model", jsonx_text(k->model), "sha256", k->model_sha256, "architecture",
-                                              k->params.arch, "math", k->math == MATH_FAST ? "fast" : "exact", "threads", k->threads, "context",
-                                              k->context ? k->context : k->params.context, "seed", (json_int_t)k->seed));
+        json_array_append_new(list,
+                              json_pack("{s:o,s:s,s:s,s:s,s:i,s:i,s:I}", "model", jsonx_text(k->model), "sha256",
+                                        k->model_sha256, "architecture", k->params.arch, "math",
+                                        k->math == MATH_FAST ? "fast" : "exact", "threads", k->threads, "context",
+                                        k->context ? k->context : k->params.context, "seed", (json_int_t)k->seed));
     }
     return list;
 }
 
 static json_t *build(void) {
-    return json_pack("{s:s,s:s,s:b,s:s,s:s}", "version", build_version(), "commit", build_commit(), "dirty", build_dirty(), "compiler",
-                     build_compiler(), "flags", build_flags());
+    return json_pack("{s:s,s:s,s:b,s:s,s:s}", "version", build_version(), "commit", build_commit(), "dirty",
+                     build_dirty(), "compiler", build_compiler(), "flags", build_flags());
 }
 
 static json_t *text_of(const experiment *x) {
@@ -168,8 +171,9 @@ static err describe(const experiment *x, bool with_bandwidth, json_t **out) {
     json_t *machine;
     TRY(provenance_machine(with_bandwidth, &machine));
     clock_iso8601(clock_wall(), now);
-    *out = json_pack("{s:i,s:s,s:o,s:o,s:o,s:s,s:o,s:o,s:o,s:[]}", "schema", 1, "time", now, "kvlab", build(), "machine", machine, "sweep",
-                     jsonx_text(x->name), "sweep_id", x->id, "groups", models(x), "text", text_of(x), "used_keys", used_keys(x), "unused_keys");
+    *out = json_pack("{s:i,s:s,s:o,s:o,s:o,s:s,s:o,s:o,s:o,s:[]}", "schema", 1, "time", now, "kvlab", build(),
+                     "machine", machine, "sweep", jsonx_text(x->name), "sweep_id", x->id, "groups", models(x), "text",
+                     text_of(x), "used_keys", used_keys(x), "unused_keys");
     return *out ? OK : ERR(ERR_NOMEM, "out of memory: the environment cannot be described");
 }
 

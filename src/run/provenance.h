@@ -6,8 +6,8 @@
 
 /* Version, commit, compiler: baked in when this was built. */
 const char *build_version(void);
-const char *build_commit(void);   /* "unknown" outside a repository */
-bool build_dirty(void);           /* uncommitted changes when built */
+const char *build_commit(void); /* "unknown" outside a repository */
+bool build_dirty(void);         /* uncommitted changes when built */
 const char *build_compiler(void);
 const char *build_flags(void);
 
@@ -20,7 +20,10 @@ MUST err manifest_write(const char *dir);
 /* ERR_VERIFY names the first file that is missing or differs; *n_files counts those checked. */
 MUST err manifest_check(const char *dir, int *n_files);
 
-typedef struct bandwidth { double one, all; int threads; } bandwidth; /* read GB/s */
+typedef struct bandwidth {
+    double one, all;
+    int threads;
+} bandwidth;                              /* read GB/s */
 MUST err bandwidth_probe(bandwidth *out); /* own threads, gone afterwards: forking stays safe */
 size_t machine_memory_bytes(void);
 size_t machine_available_bytes(void);

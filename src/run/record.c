@@ -37,13 +37,22 @@ double unit_record_metric(const unit_record *r, const char *name) {
 /* ---- to JSON ---- */
 
 /* One table serves both directions. */
-static const struct bytes_field { const char *name; size_t offset; } bytes_fields[] = {
-    {"payload", offsetof(cache_bytes, payload)},         {"metadata", offsetof(cache_bytes, metadata)},
-    {"columns", offsetof(cache_bytes, columns)},         {"tables", offsetof(cache_bytes, tables)},
-    {"live", offsetof(cache_bytes, live)},               {"slack", offsetof(cache_bytes, slack)},
-    {"committed", offsetof(cache_bytes, committed)},     {"peak_live", offsetof(cache_bytes, peak_live)},
-    {"peak_committed", offsetof(cache_bytes, peak_committed)}, {"full_f16", offsetof(cache_bytes, full_f16)},
-    {"items", offsetof(cache_bytes, items)},             {"items_full", offsetof(cache_bytes, items_full)},
+static const struct bytes_field {
+    const char *name;
+    size_t offset;
+} bytes_fields[] = {
+    {"payload", offsetof(cache_bytes, payload)},
+    {"metadata", offsetof(cache_bytes, metadata)},
+    {"columns", offsetof(cache_bytes, columns)},
+    {"tables", offsetof(cache_bytes, tables)},
+    {"live", offsetof(cache_bytes, live)},
+    {"slack", offsetof(cache_bytes, slack)},
+    {"committed", offsetof(cache_bytes, committed)},
+    {"peak_live", offsetof(cache_bytes, peak_live)},
+    {"peak_committed", offsetof(cache_bytes, peak_committed)},
+    {"full_f16", offsetof(cache_bytes, full_f16)},
+    {"items", offsetof(cache_bytes, items)},
+    {"items_full", offsetof(cache_bytes, items_full)},
 };
 enum { N_BYTES_FIELDS = sizeof bytes_fields / sizeof *bytes_fields };
 
@@ -151,7 +160,8 @@ static err metrics_from_json(const json_t *o, unit_record *r) {
 static err floats_from_json(const json_t *o, const char *key, int n, float **out) {
     json_t *a;
     TRY(jsonx_get_array(o, key, &a));
-    if (json_array_size(a) != (size_t)n) return ERR(ERR_FORMAT, "series %s has %zu values, not %d", key, json_array_size(a), n);
+    if (json_array_size(a) != (size_t)n)
+        return ERR(ERR_FORMAT, "series %s has %zu values, not %d", key, json_array_size(a), n);
     TRY(mem_alloc(MEM_OTHER, (size_t)n * sizeof **out, out));
     for (int i = 0; i < n; i++) {
         double x;

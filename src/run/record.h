@@ -1,4 +1,5 @@
-/* What one work unit leaves behind: plain numbers and names, no engine. Written to the journal, read back bit for bit. */
+/* What one work unit leaves behind: plain numbers and names, no engine. Written to the journal, read back bit for bit.
+ */
 #ifndef KVLAB_RUN_RECORD_H
 #define KVLAB_RUN_RECORD_H
 #include <stdbool.h>
@@ -16,19 +17,22 @@ typedef enum unit_status {
 } unit_status;
 const char *unit_status_name(unit_status s);
 
-typedef struct named_value { char *name; double value; } named_value; /* NaN = not applicable (null in JSON) */
+typedef struct named_value {
+    char *name;
+    double value;
+} named_value; /* NaN = not applicable (null in JSON) */
 
-/* One (point, task, item). A noise record (`full` in the other math mode against the reference) has noise = true and stands for the
- * points' group instead of a point: `point` then holds the group's id (results.h). */
+/* One (point, task, item). A noise record (`full` in the other math mode against the reference) has noise = true and
+ * stands for the points' group instead of a point: `point` then holds the group's id (results.h). */
 typedef struct unit_record {
     bool noise;
-    char point[17];       /* id of the point, or of the group when noise */
-    char *label;          /* of the point: "snapkv budget=0.25"; "noise" */
-    char *task;           /* unique task name, as in results.h */
-    int item;             /* 0-based */
-    char *item_id;        /* "passkey/0003 depth=0.50"; "" when the item could not be opened */
+    char point[17]; /* id of the point, or of the group when noise */
+    char *label;    /* of the point: "snapkv budget=0.25"; "noise" */
+    char *task;     /* unique task name, as in results.h */
+    int item;       /* 0-based */
+    char *item_id;  /* "passkey/0003 depth=0.50"; "" when the item could not be opened */
     unit_status status;
-    char *text;           /* why it is not ok; "" */
+    char *text; /* why it is not ok; "" */
     int n_metrics;
     named_value *metrics; /* [n_metrics], in the task's order */
     int n_series;         /* scored tokens; 0 = no series */
@@ -36,11 +40,11 @@ typedef struct unit_record {
     uint8_t *top1;        /* [n_series] 0 or 1 */
     cache_bytes at_prompt, at_end;
     int n_layers, n_kv, n_tiers;
-    uint32_t *kept;       /* [n_layers][n_kv][n_tiers] items after compression; NULL when a size is 0 */
+    uint32_t *kept; /* [n_layers][n_kv][n_tiers] items after compression; NULL when a size is 0 */
     int n_prompt, n_decoded;
     bool budget_clamped;
-    double seconds;       /* of the unit, wall clock: varies from run to run */
-    char *output;         /* generated text or NULL */
+    double seconds; /* of the unit, wall clock: varies from run to run */
+    char *output;   /* generated text or NULL */
 } unit_record;
 
 void unit_record_free(unit_record *r); /* what it holds; the struct is zeroed */

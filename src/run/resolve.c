@@ -100,8 +100,9 @@ static err read_engine(const node *engine_conf_map, experiment_group *g) {
     if (math) TRY(resolve_math(math, &g->math));
     if (engine_conf_map) TRY(node_check_read(engine_conf_map));
     if (g->context > g->params.context)
-        return NODE_ERR(node_get(engine_conf_map, "context"), "engine.context is %d, but model %s has a context of %d tokens", g->context,
-                        g->model, g->params.context);
+        return NODE_ERR(node_get(engine_conf_map, "context"),
+                        "engine.context is %d, but model %s has a context of %d tokens", g->context, g->model,
+                        g->params.context);
     const backend *be;
     err e = backend_find(g->backend, g->isa, g->math, &be);
     if (e == ERR_UNSUPPORTED) e = ERR_ENV; /* something this build or machine lacks */
@@ -272,10 +273,12 @@ static void point_identity(const experiment *x, experiment_point *p) {
         mem_free(tasks);
         tasks = longer;
     }
-    p->canonical = mem_sprintf("{\"engine\":{\"backend\":\"%s\",\"context\":%d,\"isa\":\"%s\",\"math\":\"%s\"},\"model\":\"%s\",\"policy\":%s,"
-                               "\"policy_line\":\"%s\",\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
-                               g->backend, g->context ? g->context : g->params.context, g->isa, g->math == MATH_FAST ? "fast" : "exact",
-                               g->model_sha256, pol, p->describe, (unsigned long long)g->seed, tasks, x->text ? text_source_sha256(x->text) : "");
+    p->canonical = mem_sprintf(
+        "{\"engine\":{\"backend\":\"%s\",\"context\":%d,\"isa\":\"%s\",\"math\":\"%s\"},\"model\":\"%s\",\"policy\":%s,"
+        "\"policy_line\":\"%s\",\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
+        g->backend, g->context ? g->context : g->params.context, g->isa, g->math == MATH_FAST ? "fast" : "exact",
+        g->model_sha256, pol, p->describe, (unsigned long long)g->seed, tasks,
+        x->text ? text_source_sha256(x->text) : "");
     hash_hex64(hash_bytes(p->canonical, strlen(p->canonical), 0), p->id);
     mem_free(pol);
     mem_free(tasks);
@@ -294,8 +297,8 @@ static err resolve_point(experiment *x, int i) {
     point_identity(x, p);
     for (int k = 0; k < i; k++)
         if (strcmp(x->points[k].id, p->id) == 0)
-            return NODE_ERR(source->origin, "points \"%s\" and \"%s\" are the same after their presets are merged", x->points[k].label,
-                            p->label);
+            return NODE_ERR(source->origin, "points \"%s\" and \"%s\" are the same after their presets are merged",
+                            x->points[k].label, p->label);
     return OK;
 }
 
@@ -305,7 +308,9 @@ err resolve_points(experiment *x) {
     for (int i = 0; i < x->sweep.n; i++) {
         x->n_points = i + 1;
         err e = resolve_point(x, i);
-        if (e != OK) return x->sweep.n > 1 ? err_wrap(e, "point %d (%s)", i + 1, x->points[i].label ? x->points[i].label : "?") : e;
+        if (e != OK)
+            return x->sweep.n > 1 ? err_wrap(e, "point %d (%s)", i + 1, x->points[i].label ? x->points[i].label : "?")
+                                  : e;
     }
     return name_tasks(x);
 }

@@ -8,6 +8,7 @@ MUST err resolve_points(experiment *x);
 /* Keys model, engine and seed of a resolved root; models that groups of x have are not read again. */
 MUST err resolve_engine(const experiment *x, const node *conf, experiment_group *g);
 MUST err resolve_math(const node *value, math_mode *out); /* "fast", "exact" */
-MUST err resolve_set_text(node *root, const char *dotted, const char *value, const char *origin); /* never read as anything but text */
+MUST err resolve_set_text(node *root, const char *dotted, const char *value,
+                          const char *origin); /* never read as anything but text */
 policy_shape resolve_shape(const model_params *p, int context);
 #endif

@@ -84,21 +84,21 @@ void results_free(results *r) {
 static json_t *group_to_json(const result_group *g) {
     char seed[17];
     hash_hex64(g->seed, seed); /* JSON integers are signed here */
-    return json_pack("{s:s,s:o,s:s,s:s,s:s,s:s,s:i,s:i,s:s}", "id", g->id, "model", jsonx_text(g->model), "model_sha256",
-                     g->model_sha256, "backend", g->backend, "isa", g->isa, "math", g->math, "threads", g->threads, "context",
-                     g->context, "seed", seed);
+    return json_pack("{s:s,s:o,s:s,s:s,s:s,s:s,s:i,s:i,s:s}", "id", g->id, "model", jsonx_text(g->model),
+                     "model_sha256", g->model_sha256, "backend", g->backend, "isa", g->isa, "math", g->math, "threads",
+                     g->threads, "context", g->context, "seed", seed);
 }
 
 static json_t *task_to_json(const result_task *t) {
     json_t *metrics = json_array();
     for (int i = 0; i < t->n_metrics; i++) {
         const result_metric *m = &t->metrics[i];
-        json_array_append_new(metrics, json_pack("{s:s,s:s,s:s,s:i,s:b}", "name", m->name, "unit", m->unit, "help", m->help,
-                                                 "direction", (int)m->direction, "timing", m->timing));
+        json_array_append_new(metrics, json_pack("{s:s,s:s,s:s,s:i,s:b}", "name", m->name, "unit", m->unit, "help",
+                                                 m->help, "direction", (int)m->direction, "timing", m->timing));
     }
-    return json_pack("{s:o,s:o,s:b,s:i,s:o,s:f,s:f,s:i}", "name", jsonx_text(t->name), "conf", jsonx_text(t->conf), "timed",
-                     t->timed, "n_items", t->n_items, "metrics", metrics, "cost_prepare", t->cost_prepare, "cost_unit",
-                     t->cost_unit, "prompt_tokens", t->prompt_tokens);
+    return json_pack("{s:o,s:o,s:b,s:i,s:o,s:f,s:f,s:i}", "name", jsonx_text(t->name), "conf", jsonx_text(t->conf),
+                     "timed", t->timed, "n_items", t->n_items, "metrics", metrics, "cost_prepare", t->cost_prepare,
+                     "cost_unit", t->cost_unit, "prompt_tokens", t->prompt_tokens);
 }
 
 static json_t *point_to_json(const result_point *p, int n_tasks) {
@@ -108,9 +108,9 @@ static json_t *point_to_json(const result_point *p, int n_tasks) {
     for (int i = 0; i < p->n_tiers; i++) json_array_append_new(tiers, json_string(p->tiers[i]));
     for (int i = 0; i < n_tasks; i++)
         if (p->has_task[i]) json_array_append_new(tasks, json_integer(i));
-    return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o,s:b,s:i,s:o}", "id", p->id, "label", jsonx_text(p->label), "axes", axes, "conf",
-                     jsonx_text(p->conf), "policy", jsonx_text(p->policy), "tiers", tiers, "full", p->full, "group", p->group,
-                     "tasks", tasks);
+    return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o,s:b,s:i,s:o}", "id", p->id, "label", jsonx_text(p->label), "axes", axes,
+                     "conf", jsonx_text(p->conf), "policy", jsonx_text(p->policy), "tiers", tiers, "full", p->full,
+                     "group", p->group, "tasks", tasks);
 }
 
 err results_header_json(const results *r, json_t **out) {
@@ -118,11 +118,12 @@ err results_header_json(const results *r, json_t **out) {
     int bad = 0;
     for (int i = 0; i < r->n_groups; i++) bad |= json_array_append_new(groups, group_to_json(&r->groups[i]));
     for (int i = 0; i < r->n_tasks; i++) bad |= json_array_append_new(tasks, task_to_json(&r->tasks[i]));
-    for (int i = 0; i < r->n_points; i++) bad |= json_array_append_new(points, point_to_json(&r->points[i], r->n_tasks));
+    for (int i = 0; i < r->n_points; i++)
+        bad |= json_array_append_new(points, point_to_json(&r->points[i], r->n_tasks));
     *out = json_pack("{s:s,s:i,s:o,s:o,s:s,s:o,s:o,s:o,s:o,s:o}", "kind", "sweep", "version", HEADER_VERSION, "name",
                      jsonx_text(r->name), "question", jsonx_text(r->question), "sweep_id", r->sweep_id, "text_name",
-                     jsonx_text(r->text_name), "text_sha256", jsonx_text(r->text_sha256), "groups", groups, "tasks", tasks,
-                     "points", points);
+                     jsonx_text(r->text_name), "text_sha256", jsonx_text(r->text_sha256), "groups", groups, "tasks",
+                     tasks, "points", points);
     if (!bad && *out) return OK;
     json_decref(*out);
     *out = NULL;
@@ -167,7 +168,8 @@ static err task_from_json(const json_t *j, result_task *t) {
     TRY(jsonx_get_int(j, "prompt_tokens", 0, 1 << 30, &t->prompt_tokens));
     TRY(jsonx_get_array(j, "metrics", &metrics));
     int n = (int)json_array_size(metrics);
-    if (n > TASK_MAX_METRICS) return ERR(ERR_FORMAT, "task %s has %d metrics, at most %d", t->name, n, TASK_MAX_METRICS);
+    if (n > TASK_MAX_METRICS)
+        return ERR(ERR_FORMAT, "task %s has %d metrics, at most %d", t->name, n, TASK_MAX_METRICS);
     TRY(mem_alloc(MEM_OTHER, (size_t)n * sizeof *t->metrics, &t->metrics));
     t->n_metrics = n;
     for (int i = 0; i < n; i++) {
@@ -213,7 +215,8 @@ static err point_from_json(const json_t *j, const results *r, result_point *p) {
     for (size_t i = 0; i < json_array_size(tasks); i++) {
         const json_t *v = json_array_get(tasks, i);
         json_int_t t = json_integer_value(v);
-        if (!json_is_integer(v) || t < 0 || t >= r->n_tasks) return ERR(ERR_FORMAT, "point %s names an unknown task", p->label);
+        if (!json_is_integer(v) || t < 0 || t >= r->n_tasks)
+            return ERR(ERR_FORMAT, "point %s names an unknown task", p->label);
         p->has_task[t] = true;
     }
     return OK;
@@ -314,10 +317,14 @@ static unit_record **find_slot(const results *r, const unit_record *rec) {
 
 static int *status_count(results *r, unit_status s) {
     switch (s) {
-    case UNIT_OK: return &r->n_ok;
-    case UNIT_FAILED: return &r->n_failed;
-    case UNIT_CRASHED: return &r->n_crashed;
-    default: return &r->n_skipped;
+    case UNIT_OK:
+        return &r->n_ok;
+    case UNIT_FAILED:
+        return &r->n_failed;
+    case UNIT_CRASHED:
+        return &r->n_crashed;
+    default:
+        return &r->n_skipped;
     }
 }
 
@@ -337,7 +344,10 @@ err results_add(results *r, unit_record *rec) {
     return OK;
 }
 
-typedef struct loading { const char *dir, *path; results *r; } loading;
+typedef struct loading {
+    const char *dir, *path;
+    results *r;
+} loading;
 
 static err load_line(void *arg, int line, const json_t *value) {
     loading *l = arg;
@@ -345,8 +355,8 @@ static err load_line(void *arg, int line, const json_t *value) {
     if (kind && strcmp(kind, "sweep") == 0) {
         const char *id = json_string_value(json_object_get(value, "sweep_id"));
         if (l->r && (!id || strcmp(id, l->r->sweep_id) != 0))
-            return ERR(ERR_FORMAT, "%s:%d: sweep %s beside sweep %s: journals of different sweeps do not merge", l->path, line,
-                       id ? id : "?", l->r->sweep_id);
+            return ERR(ERR_FORMAT, "%s:%d: sweep %s beside sweep %s: journals of different sweeps do not merge",
+                       l->path, line, id ? id : "?", l->r->sweep_id);
         if (l->r) return OK;
         err e = results_from_header(value, l->dir, &l->r);
         return e == OK ? OK : err_wrap(e, "%s:%d", l->path, line);

@@ -30,18 +30,18 @@ typedef struct runner {
     const experiment *x;
     const run_conf *c;
     journal *journal;
-    results *r;          /* NULL until the header is known */
+    results *r; /* NULL until the header is known */
     worklist list;
     int lock;
-    pid_t pid;           /* of the worker, 0 = none */
-    int fd;              /* its pipe */
-    char *buf;           /* bytes of a line not yet whole */
+    pid_t pid; /* of the worker, 0 = none */
+    int fd;    /* its pipe */
+    char *buf; /* bytes of a line not yet whole */
     size_t used, cap;
-    int g, t, i, point;  /* what the worker is on */
+    int g, t, i, point; /* what the worker is on */
     bool told, done, stopped;
     double spent;
     progress *bar;
-    char note[160];      /* what the bar says */
+    char note[160]; /* what the bar says */
 } runner;
 
 /* ---- units ---- */
@@ -71,12 +71,14 @@ static err keep_record(runner *run, unit_record *rec, const json_t *line) {
     for (int k = 0; k < (noise ? run->r->n_groups : run->r->n_points); k++)
         if (strcmp(noise ? run->r->groups[k].id : run->r->points[k].id, rec->point) == 0) owner = k;
     if (t < 0 || owner < 0 || rec->item >= run->r->tasks[t].n_items)
-        return ERR(ERR_FORMAT, "the worker sent a record of an unknown unit (%s %s %d)", rec->label, rec->task, rec->item);
+        return ERR(ERR_FORMAT, "the worker sent a record of an unknown unit (%s %s %d)", rec->label, rec->task,
+                   rec->item);
     TRY(journal_append(run->journal, line));
     const result_task *k = &run->r->tasks[t];
     run->spent += k->cost_unit + (noise ? k->cost_prepare : 0);
     *(noise ? worklist_noise(&run->list, owner, t, rec->item) : worklist_unit(&run->list, owner, t, rec->item)) = false;
-    if (rec->status == UNIT_FAILED) log_error("%s, %s: %s", rec->label, *rec->item_id ? rec->item_id : rec->task, rec->text);
+    if (rec->status == UNIT_FAILED)
+        log_error("%s, %s: %s", rec->label, *rec->item_id ? rec->item_id : rec->task, rec->text);
     show_progress(run, rec->label);
     return results_add(run->r, rec);
 }
@@ -99,11 +101,14 @@ static err keep_crash(runner *run, int point, const char *why) {
 
 /* The unit in hand gets a row; a record that could not even be prepared costs all units that wait for it. */
 static err keep_crashed(runner *run, const char *why) {
-    const char *on = run->point == WORKER_PREPARE ? "preparing a record" : run->point == WORKER_NOISE ? "noise" : run->r->points[run->point].label;
+    const char *on = run->point == WORKER_PREPARE ? "preparing a record"
+                     : run->point == WORKER_NOISE ? "noise"
+                                                  : run->r->points[run->point].label;
     log_error("%s, %s %d: %s; the worker is started again", on, run->r->tasks[run->t].name, run->i + 1, why);
     if (run->point != WORKER_PREPARE) return keep_crash(run, run->point, why);
     for (int p = 0; p < run->r->n_points; p++)
-        if (run->x->points[p].group == run->g && *worklist_unit(&run->list, p, run->t, run->i)) TRY(keep_crash(run, p, why));
+        if (run->x->points[p].group == run->g && *worklist_unit(&run->list, p, run->t, run->i))
+            TRY(keep_crash(run, p, why));
     return *worklist_noise(&run->list, run->g, run->t, run->i) ? keep_crash(run, WORKER_NOISE, why) : OK;
 }
 
@@ -257,7 +262,8 @@ static void describe_death(int status, char *out, size_t n) {
 static void stop_worker(runner *run, bool kill_it, int *status) {
     if (run->pid == 0) return;
     if (kill_it) kill(run->pid, SIGKILL);
-    while (waitpid(run->pid, status, 0) < 0 && errno == EINTR) {}
+    while (waitpid(run->pid, status, 0) < 0 && errno == EINTR) {
+    }
     close(run->fd);
     signals_set_child(0);
     run->pid = 0;
@@ -284,9 +290,11 @@ static err run_workers(runner *run) {
         if (signals_pending()) run->done = run->stopped = true;
         if (run->r && !run->done) {
             int left = 0;
-            for (size_t k = 0, n = (size_t)run->r->n_points * (size_t)run->r->n_tasks * (size_t)run->r->max_items; k < n; k++)
+            for (size_t k = 0, n = (size_t)run->r->n_points * (size_t)run->r->n_tasks * (size_t)run->r->max_items;
+                 k < n; k++)
                 left += run->list.unit[k];
-            for (size_t k = 0, n = (size_t)run->r->n_groups * (size_t)run->r->n_tasks * (size_t)run->r->max_items; k < n; k++)
+            for (size_t k = 0, n = (size_t)run->r->n_groups * (size_t)run->r->n_tasks * (size_t)run->r->max_items;
+                 k < n; k++)
                 left += run->list.noise[k];
             run->done = left == 0;
         }
@@ -345,8 +353,11 @@ static err adopt(runner *run) {
     }
     if (!old) return run->c->must_exist ? ERR(ERR_USAGE, "%s holds no journal to resume", x->dir) : OK;
     if (strcmp(old->sweep_id, x->id) != 0) {
-        err e = ERR(ERR_USAGE, "%s holds the results of another sweep (%s, %d points, id %s; this one is %s): choose a directory with -o%s", x->dir,
-                    old->name, old->n_points, old->sweep_id, x->id, run->c->must_exist ? "" : ", or --force to start anew");
+        err e = ERR(ERR_USAGE,
+                    "%s holds the results of another sweep (%s, %d points, id %s; this one is %s): choose a directory "
+                    "with -o%s",
+                    x->dir, old->name, old->n_points, old->sweep_id, x->id,
+                    run->c->must_exist ? "" : ", or --force to start anew");
         results_free(old);
         return e;
     }

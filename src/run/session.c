@@ -16,7 +16,7 @@ static err set_policy(node *root, const char *name) {
     TRY(node_parse_file(name, &file));
     const node *inner = node_get(file, "policy");
     err e = node_type(inner ? inner : file) == NODE_MAP ? node_set_node(root, "policy", inner ? inner : file)
-                                                          : ERR(ERR_USAGE, "%s is not a map of a policy", name);
+                                                        : ERR(ERR_USAGE, "%s is not a map of a policy", name);
     node_free(file);
     return e;
 }
@@ -34,7 +34,8 @@ static err build_root(const options *o, node *root) {
     if (o->seed >= 0) TRY(node_set_text(root, "seed", number, "--seed"));
     for (int i = 0; i < o->n_sets; i++) {
         TRY(sweep_apply_set(root, o->sets[i]));
-        if (node_get(root, "sweep")) return ERR(ERR_USAGE, "--set %s gives several values; kvlab %s takes one", o->sets[i], o->verb->name);
+        if (node_get(root, "sweep"))
+            return ERR(ERR_USAGE, "--set %s gives several values; kvlab %s takes one", o->sets[i], o->verb->name);
     }
     return OK;
 }

@@ -6,8 +6,8 @@
 typedef struct session {
     experiment_group g;
     engine *e;
-    node *root;     /* {model, engine, policy, seed} after --set */
-    node *policy;   /* resolved map */
+    node *root;   /* {model, engine, policy, seed} after --set */
+    node *policy; /* resolved map */
 } session;
 
 MUST err session_open(const options *o, session *out);

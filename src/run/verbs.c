@@ -3,16 +3,18 @@
 #include "run/options.h"
 
 static const verb verbs[] = {
-    {"plan", "SWEEP.yaml", "print the points of a sweep, its cost in time and memory, and what cannot run", NULL, 1, 1, cmd_plan,
-     OPT_SWEEP | OPT_RUN | OPT_OUT | OPT_SOURCE | OPT_JSON},
+    {"plan", "SWEEP.yaml", "print the points of a sweep, its cost in time and memory, and what cannot run", NULL, 1, 1,
+     cmd_plan, OPT_SWEEP | OPT_RUN | OPT_OUT | OPT_SOURCE | OPT_JSON},
     {"run", "SWEEP.yaml", "run a sweep: journal, HDF5, table, pictures",
-     "Finished units of the same sweep in the results directory are kept and only the rest is computed. --force starts anew. Exit\n"
+     "Finished units of the same sweep in the results directory are kept and only the rest is computed. --force starts "
+     "anew. Exit\n"
      "status: 0 all units ok, 1 some failed, 75 after SIGUSR1 (run `resume`), 130 and 143 after SIGINT and SIGTERM.",
      1, 1, cmd_run, OPT_SWEEP | OPT_RUN | OPT_OUT | OPT_SOURCE | OPT_JSON | OPT_FORCE},
     {"status", "DIR", "what a results directory holds and lacks", NULL, 1, 1, cmd_status, OPT_JSON},
     {"resume", "DIR", "compute what a results directory lacks",
-     "Missing and crashed units are computed. Failed ones end the same way again, so they are repeated only with --force.", 1, 1,
-     cmd_resume, OPT_RUN | OPT_SOURCE | OPT_JSON | OPT_FORCE},
+     "Missing and crashed units are computed. Failed ones end the same way again, so they are repeated only with "
+     "--force.",
+     1, 1, cmd_resume, OPT_RUN | OPT_SOURCE | OPT_JSON | OPT_FORCE},
     {"export", "DIR", "write DIR/sweep.h5 and DIR/export from the journal", NULL, 1, 1, cmd_export, 0},
     {"plot", "DIR", "draw DIR/plots with gnuplot", NULL, 1, 1, cmd_plot, 0},
     {"report", "DIR", "write DIR/report.html", NULL, 1, 1, cmd_report, 0},
@@ -20,13 +22,16 @@ static const verb verbs[] = {
     {"compare", "DIR POINT_A POINT_B", "print the paired differences of two points",
      "A point is named by its label, its id or the start of its id.", 3, 3, cmd_compare, OPT_JSON},
     {"ls", "models|policies|tasks|stages|backends", "list what can be named in a sweep", NULL, 0, 1, cmd_ls, OPT_JSON},
-    {"validate", "SWEEP.yaml|DIR", "check a sweep file, or the journal of a results directory", NULL, 1, 1, cmd_validate,
-     OPT_SWEEP | OPT_SOURCE},
-    {"verify", "DIR", "check the files of a results directory against MANIFEST.tsv and the journal", NULL, 1, 1, cmd_verify, 0},
-    {"doctor", "", "check this machine: CPU, memory, model, gnuplot, text, bandwidth", NULL, 0, 0, cmd_doctor, OPT_SOURCE | OPT_OUT},
+    {"validate", "SWEEP.yaml|DIR", "check a sweep file, or the journal of a results directory", NULL, 1, 1,
+     cmd_validate, OPT_SWEEP | OPT_SOURCE},
+    {"verify", "DIR", "check the files of a results directory against MANIFEST.tsv and the journal", NULL, 1, 1,
+     cmd_verify, 0},
+    {"doctor", "", "check this machine: CPU, memory, model, gnuplot, text, bandwidth", NULL, 0, 0, cmd_doctor,
+     OPT_SOURCE | OPT_OUT},
     {"generate", "", "stream text from a model, under any policy", NULL, 0, 0, cmd_generate, OPT_MODEL | OPT_GENERATE},
     {"score", "", "score a text teacher-forced after a compressed context, against the full cache",
-     "Skips S tokens, prefills N, compresses by the policy and scores the next T predictions, made while feeding the T tokens after\n"
+     "Skips S tokens, prefills N, compresses by the policy and scores the next T predictions, made while feeding the T "
+     "tokens after\n"
      "the context; S + N + T + 1 tokens are needed. KL is KL(full || policy) in nats over the whole vocabulary.",
      0, 0, cmd_score, OPT_MODEL | OPT_SCORE | OPT_JSON},
     {"inspect", "MODEL", "print a model's hyper-parameters", NULL, 1, 1, cmd_inspect, OPT_JSON},

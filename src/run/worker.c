@@ -40,11 +40,13 @@ static void send_line(const worker *w, json_t *value) {
 }
 
 static void send_begin(const worker *w, int point) {
-    send_line(w, json_pack("{s:s,s:i,s:i,s:i,s:i}", "kind", "begin", "group", w->g, "task", w->t, "item", w->i, "point", point));
+    send_line(w, json_pack("{s:s,s:i,s:i,s:i,s:i}", "kind", "begin", "group", w->g, "task", w->t, "item", w->i, "point",
+                           point));
 }
 
 static void send_fatal(const worker *w, err code) {
-    send_line(w, json_pack("{s:s,s:i,s:o,s:s}", "kind", "fatal", "code", (int)code, "text", jsonx_text(err_text()), "place", err_place()));
+    send_line(w, json_pack("{s:s,s:i,s:o,s:s}", "kind", "fatal", "code", (int)code, "text", jsonx_text(err_text()),
+                           "place", err_place()));
 }
 
 /* ---- records ---- */
@@ -62,7 +64,8 @@ static void start_record(const worker *w, int point, unit_record *rec) {
 static err take_result(const worker *w, task_result *res, unit_record *rec) {
     const result_task *t = &w->r->tasks[w->t];
     TRY(mem_alloc(MEM_OTHER, (size_t)t->n_metrics * sizeof *rec->metrics, &rec->metrics));
-    for (int m = 0; m < t->n_metrics; m++) rec->metrics[m] = (named_value){mem_strdup(t->metrics[m].name), res->value[m]};
+    for (int m = 0; m < t->n_metrics; m++)
+        rec->metrics[m] = (named_value){mem_strdup(t->metrics[m].name), res->value[m]};
     rec->n_metrics = t->n_metrics;
     rec->n_series = res->series.n;
     rec->kl = res->series.kl;
@@ -150,7 +153,9 @@ static err open_group(worker *w, int g) {
     TRY(workset_open(w->x, g, &w->set));
     const char *isa = engine_backend(w->set.e)->isa, *before = w->r->groups[g].isa;
     if (strcmp(isa, before) != 0) {
-        char *text = mem_sprintf("this machine runs %s, the records so far come from %s: they agree within bounds, not bit for bit", isa, before);
+        char *text = mem_sprintf(
+            "this machine runs %s, the records so far come from %s: they agree within bounds, not bit for bit", isa,
+            before);
         send_line(w, json_pack("{s:s,s:o}", "kind", "log", "text", jsonx_text(text)));
         mem_free(text);
     }
@@ -174,8 +179,9 @@ static bool run_item(worker *w) {
     if (signals_pending()) return false;
     send_begin(w, WORKER_PREPARE);
     task *t = w->set.tasks[w->t];
-    err e = w->i < task_n_items(t) ? task_item_open(t, w->i, &w->item)
-                                   : ERR(ERR_FAILED, "task %s has %d records here, not %d", task_name(t), task_n_items(t), w->i + 1);
+    err e = w->i < task_n_items(t)
+                ? task_item_open(t, w->i, &w->item)
+                : ERR(ERR_FAILED, "task %s has %d records here, not %d", task_name(t), task_n_items(t), w->i + 1);
     if (e == OK && !task_is_timed(t)) e = task_item_prepare(w->item, w->set.e);
     bool go_on = true;
     if (e == OK) {
@@ -189,7 +195,8 @@ static bool run_item(worker *w) {
     return go_on;
 }
 
-/* Record by record, so that a prompt is prefilled once; timed tasks last, when nothing else competes for the machine's caches. */
+/* Record by record, so that a prompt is prefilled once; timed tasks last, when nothing else competes for the machine's
+ * caches. */
 static err run_all(worker *w, bool *finished) {
     *finished = false;
     for (int timed = 0; timed < 2; timed++)

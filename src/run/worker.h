@@ -13,5 +13,6 @@
 
 enum { WORKER_PREPARE = -1, WORKER_NOISE = -2 };
 /* r and list: NULL = survey first, then everything that `filter` leaves. Never returns. */
-void worker_main(int fd, const experiment *x, const results *r, const worklist *list, work_filter filter) __attribute__((noreturn));
+void worker_main(int fd, const experiment *x, const results *r, const worklist *list, work_filter filter)
+    __attribute__((noreturn));
 #endif

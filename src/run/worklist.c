@@ -18,7 +18,8 @@ static void count_cost(const experiment *x, const results *r, worklist *w) {
                 const result_task *k = &r->tasks[t];
                 int n = worklist_points(w, x, g, t, i);
                 bool noise = *worklist_noise(w, g, t, i);
-                w->cost += n * k->cost_unit + (n > 0 || noise ? k->cost_prepare : 0) + (noise ? k->cost_prepare + k->cost_unit : 0);
+                w->cost += n * k->cost_unit + (n > 0 || noise ? k->cost_prepare : 0) +
+                           (noise ? k->cost_prepare + k->cost_unit : 0);
             }
 }
 

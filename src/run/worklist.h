@@ -6,16 +6,16 @@
 
 typedef struct worklist {
     int n_points, n_groups, n_tasks, max_items;
-    bool *unit;    /* [n_points][n_tasks][max_items] */
-    bool *noise;   /* [n_groups][n_tasks][max_items] */
+    bool *unit;  /* [n_points][n_tasks][max_items] */
+    bool *noise; /* [n_groups][n_tasks][max_items] */
     int n_units, n_noise;
-    double cost;   /* of all of it, in the units of task_item_cost */
+    double cost; /* of all of it, in the units of task_item_cost */
 } worklist;
 
 typedef struct work_filter {
-    const char *only;   /* glob over labels and ids, or NULL */
-    int limit;          /* records per task, 0 = all */
-    bool retry_failed;  /* crashed units are always tried again */
+    const char *only;  /* glob over labels and ids, or NULL */
+    int limit;         /* records per task, 0 = all */
+    bool retry_failed; /* crashed units are always tried again */
 } work_filter;
 
 /* r: of the same sweep as x (equal indices). */

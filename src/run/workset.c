@@ -104,7 +104,8 @@ static void note_group(const workset *w, result_group *out) {
     out->seed = g->seed;
 }
 
-/* Layouts and byte budgets are only known with an engine: a point that cannot be laid out is found here, before anything runs. */
+/* Layouts and byte budgets are only known with an engine: a point that cannot be laid out is found here, before
+ * anything runs. */
 static err check_point(const workset *w, int point) {
     const experiment_point *p = &w->x->points[point];
     for (int k = 0; k < p->n_tasks; k++) {
@@ -146,7 +147,8 @@ static err copy_point(const experiment *x, const experiment_point *p, result_poi
     for (int k = 0; k < p->n_tasks; k++) out->has_task[p->tasks[k]] = true;
     TRY(mem_alloc(MEM_OTHER, (size_t)p->source->n_axes * sizeof *out->axes, &out->axes));
     for (int i = 0; i < p->source->n_axes; i++)
-        out->axes[out->n_axes++] = (result_axis){mem_strdup(p->source->axes[i].path), mem_strdup(p->source->axes[i].text)};
+        out->axes[out->n_axes++] =
+            (result_axis){mem_strdup(p->source->axes[i].path), mem_strdup(p->source->axes[i].text)};
     TRY(mem_alloc(MEM_OTHER, (size_t)p->n_tiers * sizeof *out->tiers, &out->tiers));
     for (int i = 0; i < p->n_tiers; i++) out->tiers[out->n_tiers++] = mem_strdup(p->tiers[i]);
     return OK;

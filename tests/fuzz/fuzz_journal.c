@@ -1,5 +1,5 @@
-/* Mutates journals: lines are flipped, cut, doubled, shuffled and joined, and records are changed below a right checksum. Whatever is
- * read must be whole and be written again; whatever is not must say why.
+/* Mutates journals: lines are flipped, cut, doubled, shuffled and joined, and records are changed below a right
+ * checksum. Whatever is read must be whole and be written again; whatever is not must say why.
  *
  *   fuzz_journal [seconds] [seed] */
 #include <inttypes.h>
@@ -44,28 +44,39 @@ static void check(bool ok, const char *what) {
 
 /* ---- a valid journal ---- */
 
-static const char header_text[] =
-    "{\"kind\":\"sweep\",\"version\":1,\"name\":\"s\",\"question\":\"\",\"sweep_id\":\"00000000000000aa\",\"text_name\":\"\",\"text_sha256\":\"\","
-    "\"groups\":[{\"id\":\"00000000000000bb\",\"model\":\"m\",\"model_sha256\":\"\",\"backend\":\"cpu\",\"isa\":\"avx2\",\"math\":\"fast\",\"threads\":1,"
-    "\"context\":64,\"seed\":\"0000000000000001\"}],"
-    "\"tasks\":[{\"name\":\"lm\",\"conf\":\"{}\",\"timed\":false,\"n_items\":4,\"metrics\":[{\"name\":\"kl\",\"unit\":\"nats\",\"help\":\"h\",\"direction\":2,"
-    "\"timing\":false}],\"cost_prepare\":1.5,\"cost_unit\":0.5,\"prompt_tokens\":32}],"
-    "\"points\":[{\"id\":\"0000000000000001\",\"label\":\"full\",\"axes\":[[\"policy.preset\",\"full\"]],\"conf\":\"{}\",\"policy\":\"f\",\"tiers\":[\"f16\"],"
-    "\"full\":true,\"group\":0,\"tasks\":[0]},"
-    "{\"id\":\"0000000000000002\",\"label\":\"k8v4\",\"axes\":[],\"conf\":\"{}\",\"policy\":\"k\",\"tiers\":[\"k8v4\"],\"full\":false,\"group\":0,\"tasks\":[0]}]}";
+static const char header_text[] = "{\"kind\":\"sweep\",\"version\":1,\"name\":\"s\",\"question\":\"\",\"sweep_id\":"
+                                  "\"00000000000000aa\",\"text_name\":\"\",\"text_sha256\":\"\","
+                                  "\"groups\":[{\"id\":\"00000000000000bb\",\"model\":\"m\",\"model_sha256\":\"\","
+                                  "\"backend\":\"cpu\",\"isa\":\"avx2\",\"math\":\"fast\",\"threads\":1,"
+                                  "\"context\":64,\"seed\":\"0000000000000001\"}],"
+                                  "\"tasks\":[{\"name\":\"lm\",\"conf\":\"{}\",\"timed\":false,\"n_items\":4,"
+                                  "\"metrics\":[{\"name\":\"kl\",\"unit\":\"nats\",\"help\":\"h\",\"direction\":2,"
+                                  "\"timing\":false}],\"cost_prepare\":1.5,\"cost_unit\":0.5,\"prompt_tokens\":32}],"
+                                  "\"points\":[{\"id\":\"0000000000000001\",\"label\":\"full\",\"axes\":[[\"policy."
+                                  "preset\",\"full\"]],\"conf\":\"{}\",\"policy\":\"f\",\"tiers\":[\"f16\"],"
+                                  "\"full\":true,\"group\":0,\"tasks\":[0]},"
+                                  "{\"id\":\"0000000000000002\",\"label\":\"k8v4\",\"axes\":[],\"conf\":\"{}\","
+                                  "\"policy\":\"k\",\"tiers\":[\"k8v4\"],\"full\":false,\"group\":0,\"tasks\":[0]}]}";
 
 enum { MAX_LINES = 16 };
-typedef struct text { char *line[MAX_LINES]; int n; } text;
+typedef struct text {
+    char *line[MAX_LINES];
+    int n;
+} text;
 
 static json_t *record(rng *r) {
-    unit_record u = {.noise = rng_below(r, 4) == 0, .item = (int)rng_below(r, 5), .status = (unit_status)rng_below(r, UNIT_N_STATUS)};
+    unit_record u = {.noise = rng_below(r, 4) == 0,
+                     .item = (int)rng_below(r, 5),
+                     .status = (unit_status)rng_below(r, UNIT_N_STATUS)};
     memcpy(u.point, u.noise ? "00000000000000bb" : rng_below(r, 2) ? "0000000000000001" : "0000000000000002", 17);
     u.task = mem_strdup("lm");
     u.n_metrics = 1;
     check(mem_alloc(MEM_OTHER, sizeof *u.metrics, &u.metrics) == OK, "memory");
     u.metrics[0] = (named_value){mem_strdup("kl"), rng_uniform(r)};
     u.n_series = 2;
-    check(mem_alloc(MEM_OTHER, 8, &u.kl) == OK && mem_alloc(MEM_OTHER, 8, &u.nll) == OK && mem_alloc(MEM_OTHER, 2, &u.top1) == OK, "memory");
+    check(mem_alloc(MEM_OTHER, 8, &u.kl) == OK && mem_alloc(MEM_OTHER, 8, &u.nll) == OK &&
+              mem_alloc(MEM_OTHER, 2, &u.top1) == OK,
+          "memory");
     u.n_layers = u.n_kv = u.n_tiers = 2;
     check(mem_alloc(MEM_OTHER, 32, &u.kept) == OK, "memory");
     json_t *j;
@@ -85,16 +96,26 @@ static char *encode(json_t *j) {
 
 static json_t *any_value(rng *r) {
     switch (rng_below(r, 10)) {
-    case 0: return json_null();
-    case 1: return json_true();
-    case 2: return json_integer(-1);
-    case 3: return json_integer((json_int_t)(rng_u64(r) >> rng_below(r, 64)));
-    case 4: return json_real(rng_uniform(r) * 1e300);
-    case 5: return json_string("");
-    case 6: return json_string("00000000000000aa");
-    case 7: return json_array();
-    case 8: return json_object();
-    default: return json_pack("[[i,i],[i]]", 1, 2, 3);
+    case 0:
+        return json_null();
+    case 1:
+        return json_true();
+    case 2:
+        return json_integer(-1);
+    case 3:
+        return json_integer((json_int_t)(rng_u64(r) >> rng_below(r, 64)));
+    case 4:
+        return json_real(rng_uniform(r) * 1e300);
+    case 5:
+        return json_string("");
+    case 6:
+        return json_string("00000000000000aa");
+    case 7:
+        return json_array();
+    case 8:
+        return json_object();
+    default:
+        return json_pack("[[i,i],[i]]", 1, 2, 3);
     }
 }
 
@@ -149,13 +170,32 @@ static char *damage(const text *t, rng *r, size_t *n_bytes) {
         memcpy(bytes + n, t->line[i], len);
         bytes[n + len] = '\n';
         switch (rng_below(r, 12)) {
-        case 0: bytes[n + at] ^= (char)(1 << rng_below(r, 8)); n += len + 1; break;
-        case 1: n += at; break;                               /* cut, joined with the next */
-        case 2: memcpy(bytes + n + len + 1, bytes + n, len + 1); n += 2 * (len + 1); break;
-        case 3: bytes[n + len] = 0; n += len + 1; break;      /* NUL for a newline */
-        case 4: memset(bytes + n + at, 0, len - at); n += len + 1; break;
-        case 5: bytes[n + at] = '\n'; n += len + 1; break;
-        default: n += len + 1; break;
+        case 0:
+            bytes[n + at] ^= (char)(1 << rng_below(r, 8));
+            n += len + 1;
+            break;
+        case 1:
+            n += at;
+            break; /* cut, joined with the next */
+        case 2:
+            memcpy(bytes + n + len + 1, bytes + n, len + 1);
+            n += 2 * (len + 1);
+            break;
+        case 3:
+            bytes[n + len] = 0;
+            n += len + 1;
+            break; /* NUL for a newline */
+        case 4:
+            memset(bytes + n + at, 0, len - at);
+            n += len + 1;
+            break;
+        case 5:
+            bytes[n + at] = '\n';
+            n += len + 1;
+            break;
+        default:
+            n += len + 1;
+            break;
         }
     }
     if (rng_below(r, 4) == 0) n = rng_below(r, (uint32_t)n + 1);
@@ -173,7 +213,8 @@ static err visit(void *arg, int line, const json_t *value) {
         unit_record copy;
         check(unit_record_to_json(&rec, &j) == OK, "a record that was read cannot be written");
         check(unit_record_from_json(j, &copy) == OK, "a record that was written cannot be read");
-        check(unit_record_to_json(&copy, &again) == OK && json_equal(j, again), "a record changes from reading to writing");
+        check(unit_record_to_json(&copy, &again) == OK && json_equal(j, again),
+              "a record changes from reading to writing");
         unit_record_free(&copy);
         json_decref(j);
         json_decref(again);
@@ -211,7 +252,8 @@ static void use(const char *dir, const char *path) {
     journal_report after;
     seen = 0;
     check(journal_read(path, visit, &seen, &after) == OK && !after.torn, "a continued journal is torn");
-    check(after.n_good == rep.n_good + 1 && after.n_corrupt == rep.n_corrupt, "continuing a journal changes what was there");
+    check(after.n_good == rep.n_good + 1 && after.n_corrupt == rep.n_corrupt,
+          "continuing a journal changes what was there");
 }
 
 int main(int argc, char **argv) {
@@ -239,7 +281,8 @@ int main(int argc, char **argv) {
         for (int i = 0; i < t.n; i++) mem_free(t.line[i]);
         free(bytes);
     }
-    printf("fuzz_journal: %" PRIu64 " journals, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", iteration, n_loaded, n_refused, seed);
+    printf("fuzz_journal: %" PRIu64 " journals, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", iteration,
+           n_loaded, n_refused, seed);
     mem_free(folder);
     mem_free(path);
     return n_loaded > 0 && n_refused > 0 ? 0 : 1;

@@ -32,7 +32,8 @@ static void assert_refused(const char *line, const char *says) {
 static void options_come_before_and_after_arguments(void **state) {
     options o;
     char buf[512];
-    assert_int_equal(parse("run -o out --limit=3 a.yaml --set x=1 --set y=2,3 -t4 --seed 18 --only snap* -q --json", &o, buf), OK);
+    assert_int_equal(
+        parse("run -o out --limit=3 a.yaml --set x=1 --set y=2,3 -t4 --seed 18 --only snap* -q --json", &o, buf), OK);
     assert_string_equal(o.verb->name, "run");
     assert_int_equal(o.n_args, 1);
     assert_string_equal(o.args[0], "a.yaml");

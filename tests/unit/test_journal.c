@@ -1,4 +1,5 @@
-/* The journal: what was written comes back bit for bit, what a crash or a flipped bit leaves is told apart, and records merge. */
+/* The journal: what was written comes back bit for bit, what a crash or a flipped bit leaves is told apart, and records
+ * merge. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -50,7 +51,8 @@ static float any_float(rng *r) {
 
 static unit_record random_record(rng *r) {
     static const double special[] = {0.0, -0.0, INFINITY, -INFINITY, 5e-324, 1.7976931348623157e308, 0.1};
-    unit_record u = {.noise = rng_below(r, 2), .item = (int)rng_below(r, 1000), .status = (unit_status)rng_below(r, UNIT_N_STATUS)};
+    unit_record u = {
+        .noise = rng_below(r, 2), .item = (int)rng_below(r, 1000), .status = (unit_status)rng_below(r, UNIT_N_STATUS)};
     hash_hex64(rng_u64(r), u.point);
     u.label = mem_strdup("snapkv budget=0.25");
     u.task = mem_strdup("lm");
@@ -182,18 +184,28 @@ static void every_flipped_bit_is_noticed(void **state) {
         mem_free(line);
         assert_ok(journal_line_encode(j, &line));
     }
-    for (size_t cut = 0; cut < n; cut += 1 + rng_below(&r, 7)) assert_int_equal(journal_line_decode(line, cut, &back), ERR_FORMAT);
+    for (size_t cut = 0; cut < n; cut += 1 + rng_below(&r, 7))
+        assert_int_equal(journal_line_decode(line, cut, &back), ERR_FORMAT);
     mem_free(line);
     json_decref(j);
     unit_record_free(&a);
 }
 
 static void wrong_members_are_named(void **state) {
-    static const struct { const char *key, *json, *names; } bad[] = {
-        {"status", "\"great\"", "status"}, {"item", "-1", "item"}, {"item", "\"one\"", "item"}, {"point", "\"xyz\"", "point"},
-        {"metrics", "[]", "metrics"}, {"metrics", "{\"kl\": true}", "kl"}, {"kept", "[[[1],[1,2]]]", "kept"},
-        {"at_end", "{}", "at_end"}, {"series", "{\"top1\": [2], \"kl\": [1], \"nll\": [1]}", "top1"},
-        {"series", "{\"top1\": [1], \"kl\": [1, 2], \"nll\": [1]}", "kl"}, {"n_prompt", "1e9", "n_prompt"}, {"label", "null", "label"}};
+    static const struct {
+        const char *key, *json, *names;
+    } bad[] = {{"status", "\"great\"", "status"},
+               {"item", "-1", "item"},
+               {"item", "\"one\"", "item"},
+               {"point", "\"xyz\"", "point"},
+               {"metrics", "[]", "metrics"},
+               {"metrics", "{\"kl\": true}", "kl"},
+               {"kept", "[[[1],[1,2]]]", "kept"},
+               {"at_end", "{}", "at_end"},
+               {"series", "{\"top1\": [2], \"kl\": [1], \"nll\": [1]}", "top1"},
+               {"series", "{\"top1\": [1], \"kl\": [1, 2], \"nll\": [1]}", "kl"},
+               {"n_prompt", "1e9", "n_prompt"},
+               {"label", "null", "label"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         unit_record a = {.item = 0}, b;
         json_t *j;
@@ -231,7 +243,7 @@ static void a_torn_last_line_is_tolerated_and_cut_by_the_next_writer(void **stat
     size_t n;
     assert_ok(io_read_file(path, 1 << 20, &whole, &n));
     size_t last = n - 1;
-    while (whole[last - 1] != '\n') last--; /* the last line begins here */
+    while (whole[last - 1] != '\n') last--;   /* the last line begins here */
     for (size_t cut = last; cut < n; cut++) { /* torn after any byte, its newline missing included */
         journal_report rep;
         int seen = 0;
@@ -294,15 +306,19 @@ static void a_directory_or_a_missing_file_is_no_journal(void **state) {
 
 /* ---- results ---- */
 
-static const char header_text[] =
-    "{\"kind\":\"sweep\",\"version\":1,\"name\":\"s\",\"question\":\"\",\"sweep_id\":\"00000000000000aa\",\"text_name\":\"\",\"text_sha256\":\"\","
-    "\"groups\":[{\"id\":\"00000000000000bb\",\"model\":\"m\",\"model_sha256\":\"\",\"backend\":\"cpu\",\"isa\":\"avx2\",\"math\":\"fast\",\"threads\":1,"
-    "\"context\":64,\"seed\":\"ffffffffffffffff\"}],"
-    "\"tasks\":[{\"name\":\"lm\",\"conf\":\"{}\",\"timed\":false,\"n_items\":3,\"metrics\":[{\"name\":\"kl\",\"unit\":\"nats\",\"help\":\"h\",\"direction\":2,"
-    "\"timing\":false}],\"cost_prepare\":1.5,\"cost_unit\":0.5,\"prompt_tokens\":32}],"
-    "\"points\":[{\"id\":\"0000000000000001\",\"label\":\"full\",\"axes\":[[\"policy.preset\",\"full\"]],\"conf\":\"{}\",\"policy\":\"f\",\"tiers\":[\"f16\"],"
-    "\"full\":true,\"group\":0,\"tasks\":[0]},"
-    "{\"id\":\"0000000000000002\",\"label\":\"k8v4\",\"axes\":[],\"conf\":\"{}\",\"policy\":\"k\",\"tiers\":[\"k8v4\"],\"full\":false,\"group\":0,\"tasks\":[0]}]}";
+static const char header_text[] = "{\"kind\":\"sweep\",\"version\":1,\"name\":\"s\",\"question\":\"\",\"sweep_id\":"
+                                  "\"00000000000000aa\",\"text_name\":\"\",\"text_sha256\":\"\","
+                                  "\"groups\":[{\"id\":\"00000000000000bb\",\"model\":\"m\",\"model_sha256\":\"\","
+                                  "\"backend\":\"cpu\",\"isa\":\"avx2\",\"math\":\"fast\",\"threads\":1,"
+                                  "\"context\":64,\"seed\":\"ffffffffffffffff\"}],"
+                                  "\"tasks\":[{\"name\":\"lm\",\"conf\":\"{}\",\"timed\":false,\"n_items\":3,"
+                                  "\"metrics\":[{\"name\":\"kl\",\"unit\":\"nats\",\"help\":\"h\",\"direction\":2,"
+                                  "\"timing\":false}],\"cost_prepare\":1.5,\"cost_unit\":0.5,\"prompt_tokens\":32}],"
+                                  "\"points\":[{\"id\":\"0000000000000001\",\"label\":\"full\",\"axes\":[[\"policy."
+                                  "preset\",\"full\"]],\"conf\":\"{}\",\"policy\":\"f\",\"tiers\":[\"f16\"],"
+                                  "\"full\":true,\"group\":0,\"tasks\":[0]},"
+                                  "{\"id\":\"0000000000000002\",\"label\":\"k8v4\",\"axes\":[],\"conf\":\"{}\","
+                                  "\"policy\":\"k\",\"tiers\":[\"k8v4\"],\"full\":false,\"group\":0,\"tasks\":[0]}]}";
 
 static json_t *header(void) {
     json_t *j = json_loads(header_text, 0, NULL);
@@ -371,7 +387,8 @@ static void a_header_with_any_member_missing_is_refused(void **state) {
             json_t *h = header();
             results *r;
             json_object_del(lists[l] ? json_array_get(json_object_get(h, lists[l]), 0) : h, key);
-            if (results_from_header(h, "dir", &r) != ERR_FORMAT) fail_msg("a header without %s.%s was read", lists[l] ? lists[l] : "", key);
+            if (results_from_header(h, "dir", &r) != ERR_FORMAT)
+                fail_msg("a header without %s.%s was read", lists[l] ? lists[l] : "", key);
             json_decref(h);
         }
         json_decref(model_header);
@@ -381,9 +398,11 @@ static void a_header_with_any_member_missing_is_refused(void **state) {
 static void the_last_ok_wins_over_later_failures(void **state) {
     char *a, *b;
     const char *dir = journal_dir("merge", &a, &b);
-    write_lines(a, (json_t *[]){header(), record("0000000000000001", 0, "failed", 0), record("0000000000000001", 0, "ok", 1),
-                                record("0000000000000001", 0, "ok", 2), record("0000000000000001", 0, "crashed", 3),
-                                record("0000000000000002", 2, "crashed", 4)}, 6);
+    write_lines(a,
+                (json_t *[]){header(), record("0000000000000001", 0, "failed", 0),
+                             record("0000000000000001", 0, "ok", 1), record("0000000000000001", 0, "ok", 2),
+                             record("0000000000000001", 0, "crashed", 3), record("0000000000000002", 2, "crashed", 4)},
+                6);
     results *r;
     assert_ok(results_load(dir, &r));
     assert_int_equal(results_unit(r, 0, 0, 0)->status, UNIT_OK);
@@ -406,7 +425,10 @@ static void journals_of_one_sweep_merge_and_of_two_do_not(void **state) {
     json_t *noise = record("00000000000000bb", 1, "ok", 9);
     json_object_set_new(noise, "kind", json_string("noise"));
     write_lines(a, (json_t *[]){header(), record("0000000000000001", 0, "ok", 1)}, 2);
-    write_lines(b, (json_t *[]){header(), record("0000000000000002", 1, "ok", 2), noise, record("00000000000000ff", 0, "ok", 3)}, 4);
+    write_lines(
+        b,
+        (json_t *[]){header(), record("0000000000000002", 1, "ok", 2), noise, record("00000000000000ff", 0, "ok", 3)},
+        4);
     results *r;
     assert_ok(results_load(dir, &r));
     assert_int_equal(r->n_ok, 2);

@@ -63,7 +63,8 @@ static void assert_refused(const char *body, err code, const char *says) {
 /* ---- points ---- */
 
 static void presets_are_merged_under_what_the_point_says(void **state) {
-    experiment *x = load("tasks: [lm]\npolicy: {preset: snapkv, budget: 0.5, score: {window: {rows: 8}}, select: top_k}\n");
+    experiment *x =
+        load("tasks: [lm]\npolicy: {preset: snapkv, budget: 0.5, score: {window: {rows: 8}}, select: top_k}\n");
     assert_int_equal(x->n_points, 1);
     const node *pol = x->points[0].policy;
     assert_string_equal(node_text(node_path(pol, "budget")), "0.5");
@@ -75,7 +76,8 @@ static void presets_are_merged_under_what_the_point_says(void **state) {
 }
 
 static void another_choice_replaces_the_presets_choice(void **state) {
-    experiment *x = load("tasks: [lm]\npolicy: {preset: adakv, budget: {tokens: 64}, score: {random: {}}, quota: {fixed: {}}}\n");
+    experiment *x =
+        load("tasks: [lm]\npolicy: {preset: adakv, budget: {tokens: 64}, score: {random: {}}, quota: {fixed: {}}}\n");
     const node *pol = x->points[0].policy;
     assert_int_equal(node_count(node_path(pol, "score")), 1);
     assert_int_equal(node_count(node_path(pol, "quota")), 1);
@@ -109,18 +111,21 @@ static void a_preset_equals_its_map_written_out(void **state) {
 
 static void ids_follow_what_matters_and_nothing_else(void **state) {
     static const char base[] = "tasks: [lm]\npolicy: {preset: snapkv}\n";
-    static const char *const same[] = {"tasks: lm\npolicy: snapkv\n", "question: why?\ntasks: [lm]\npolicy: {preset: snapkv}\n",
-                                       "tasks: [lm]\npolicy: {preset: snapkv}\nengine: {threads: 1}\n",
-                                       "tasks: [{preset: lm}]\npolicy: {preset: snapkv}\nnoise_floor: {records: 0}\nseed: 1\n"};
+    static const char *const same[] = {
+        "tasks: lm\npolicy: snapkv\n", "question: why?\ntasks: [lm]\npolicy: {preset: snapkv}\n",
+        "tasks: [lm]\npolicy: {preset: snapkv}\nengine: {threads: 1}\n",
+        "tasks: [{preset: lm}]\npolicy: {preset: snapkv}\nnoise_floor: {records: 0}\nseed: 1\n"};
     static const char *const other[] = {"tasks: [{preset: lm, tokens: 5}]\npolicy: {preset: snapkv}\n",
-                                        "tasks: [lm]\npolicy: {preset: snapkv, budget: 0.3}\n", "tasks: [lm]\npolicy: {preset: snapkv}\nseed: 2\n",
+                                        "tasks: [lm]\npolicy: {preset: snapkv, budget: 0.3}\n",
+                                        "tasks: [lm]\npolicy: {preset: snapkv}\nseed: 2\n",
                                         "tasks: [lm]\npolicy: {preset: snapkv}\nengine: {math: exact}\n",
                                         "tasks: [lm]\npolicy: {preset: snapkv}\nengine: {backend: reference}\n",
                                         "tasks: [lm]\npolicy: {preset: snapkv}\nengine: {context: 512}\n"};
     experiment *x = load(base);
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         experiment *y = load(same[i]);
-        if (strcmp(x->points[0].id, y->points[0].id) != 0) fail_msg("another id: %s\n%s\n%s", same[i], x->points[0].canonical, y->points[0].canonical);
+        if (strcmp(x->points[0].id, y->points[0].id) != 0)
+            fail_msg("another id: %s\n%s\n%s", same[i], x->points[0].canonical, y->points[0].canonical);
         experiment_free(y);
     }
     for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
@@ -219,7 +224,8 @@ static void impossible_points_are_refused_with_the_reason(void **state) {
     assert_refused("policy: full\n", ERR_USAGE, "no tasks");
     assert_refused("tasks: [lm, lm]\n", ERR_USAGE, "listed twice");
     assert_refused("tasks: [lm]\npolicy: [full]\n", ERR_USAGE, "a list");
-    assert_refused("tasks: [lm]\nsweep: {grid: {policy: [full, {preset: full}]}}\n", ERR_USAGE, "same after their presets are merged");
+    assert_refused("tasks: [lm]\nsweep: {grid: {policy: [full, {preset: full}]}}\n", ERR_USAGE,
+                   "same after their presets are merged");
     assert_refused("tasks: [lm]\nengine: {context: many}\n", ERR_USAGE, "context");
     assert_refused("tasks: [lm]\nnoise_floor: 2\n", ERR_USAGE, "noise_floor");
 }
@@ -227,7 +233,8 @@ static void impossible_points_are_refused_with_the_reason(void **state) {
 static void backends_that_are_not_here_are_refused(void **state) {
     experiment *x;
     options o = with(NULL, 0);
-    static const char *const bodies[] = {"tasks: [lm]\nengine: {backend: cuda}\n", "tasks: [lm]\nengine: {backend: quantum}\n",
+    static const char *const bodies[] = {"tasks: [lm]\nengine: {backend: cuda}\n",
+                                         "tasks: [lm]\nengine: {backend: quantum}\n",
                                          "tasks: [lm]\nengine: {isa: avx1024}\n"};
     static const char *const says[] = {"cuda", "quantum", "avx1024"};
     for (int i = 0; i < 3; i++) {
@@ -239,8 +246,9 @@ static void backends_that_are_not_here_are_refused(void **state) {
 }
 
 static void a_point_in_a_sweep_is_named_in_its_error(void **state) {
-    assert_refused("tasks: [lm]\nsweep: {list: [{policy.preset: [full]}, {policy.preset: [snapkv], policy.budget: [0.5, -3]}]}\n", ERR_USAGE,
-                   "snapkv budget=-3");
+    assert_refused(
+        "tasks: [lm]\nsweep: {list: [{policy.preset: [full]}, {policy.preset: [snapkv], policy.budget: [0.5, -3]}]}\n",
+        ERR_USAGE, "snapkv budget=-3");
 }
 
 static void models_that_are_not_there_say_what_fetches_them(void **state) {
@@ -274,18 +282,22 @@ static void a_model_of_the_wrong_bytes_is_refused(void **state) {
 static json_t *header_of(const experiment *x, int n_items) {
     json_t *groups = json_array(), *tasks = json_array(), *points = json_array();
     for (int i = 0; i < x->n_groups; i++)
-        json_array_append_new(groups, json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:s}", "id", x->groups[i].id, "model", "m", "model_sha256", "",
-                                                "backend", "cpu", "isa", "scalar", "math", "fast", "threads", 1, "context", 64, "seed",
-                                                "0000000000000001"));
+        json_array_append_new(groups, json_pack("{s:s,s:s,s:s,s:s,s:s,s:s,s:i,s:i,s:s}", "id", x->groups[i].id, "model",
+                                                "m", "model_sha256", "", "backend", "cpu", "isa", "scalar", "math",
+                                                "fast", "threads", 1, "context", 64, "seed", "0000000000000001"));
     for (int i = 0; i < x->n_tasks; i++)
-        json_array_append_new(tasks, json_pack("{s:s,s:s,s:b,s:i,s:[{s:s,s:s,s:s,s:i,s:b}],s:f,s:f,s:i}", "name", x->tasks[i].name, "conf", "{}",
-                                               "timed", i > 0, "n_items", n_items, "metrics", "name", "kl", "unit", "", "help", "", "direction", 2,
-                                               "timing", 0, "cost_prepare", 10.0, "cost_unit", 1.0, "prompt_tokens", 8));
+        json_array_append_new(tasks,
+                              json_pack("{s:s,s:s,s:b,s:i,s:[{s:s,s:s,s:s,s:i,s:b}],s:f,s:f,s:i}", "name",
+                                        x->tasks[i].name, "conf", "{}", "timed", i > 0, "n_items", n_items, "metrics",
+                                        "name", "kl", "unit", "", "help", "", "direction", 2, "timing", 0,
+                                        "cost_prepare", 10.0, "cost_unit", 1.0, "prompt_tokens", 8));
     for (int i = 0; i < x->n_points; i++)
-        json_array_append_new(points, json_pack("{s:s,s:s,s:[],s:s,s:s,s:[],s:b,s:i,s:[i,i]}", "id", x->points[i].id, "label", x->points[i].label, "axes",
-                                                "conf", "{}", "policy", "", "tiers", "full", 0, "group", x->points[i].group, "tasks", 0, 1));
-    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:o}", "kind", "sweep", "version", 1, "name", "t", "question", "", "sweep_id", x->id,
-                     "text_name", "", "text_sha256", "", "groups", groups, "tasks", tasks, "points", points);
+        json_array_append_new(points, json_pack("{s:s,s:s,s:[],s:s,s:s,s:[],s:b,s:i,s:[i,i]}", "id", x->points[i].id,
+                                                "label", x->points[i].label, "axes", "conf", "{}", "policy", "",
+                                                "tiers", "full", 0, "group", x->points[i].group, "tasks", 0, 1));
+    return json_pack("{s:s,s:i,s:s,s:s,s:s,s:s,s:s,s:o,s:o,s:o}", "kind", "sweep", "version", 1, "name", "t",
+                     "question", "", "sweep_id", x->id, "text_name", "", "text_sha256", "", "groups", groups, "tasks",
+                     tasks, "points", points);
 }
 
 static void add(results *r, const char *point, bool noise, const char *task_name_text, int item, unit_status status) {
