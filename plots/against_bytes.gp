@@ -18,7 +18,7 @@ set ylabel ylabel noenhanced offset 0.5,0
 set logscale x
 set xrange [xmin+0:xmax+0]
 set xtics () nomirror
-steps = xmax / xmin > 20 ? "1 2 5" : "1 1.5 2 3 4 5 6 8"
+steps = 1.0 * xmax / xmin > 20 ? "1 2 5" : "1 1.5 2 3 4 5 6 8"
 do for [e = -4:8] { do for [m in steps] {
     kib = m * 10.0**e
     if (kib * 1024 >= xmin && kib * 1024 <= xmax) { set xtics add (sprintf("%g", kib) kib * 1024) }
@@ -26,10 +26,10 @@ do for [e = -4:8] { do for [m in steps] {
 # The upper axis: the same as shares of an f16 cache that keeps everything.
 set border 7
 set logscale x2
-set x2range [xmin / full_bytes : xmax / full_bytes]
+set x2range [1.0 * xmin / full_bytes : 1.0 * xmax / full_bytes]
 set x2tics () nomirror font ",9" tc rgb 0x666666 offset 0,-0.4
 do for [percent in "100 50 25 12.5 6.25 3 1.5 0.75"] {
-    if (percent / 100.0 >= xmin / full_bytes) { set x2tics add (percent." %%" percent / 100.0) }
+    if (percent / 100.0 >= 1.0 * xmin / full_bytes) { set x2tics add (percent." %%" percent / 100.0) }
 }
 set label 103 "of f16" at graph 1.015, graph 1.035 left font ",9" tc rgb 0x666666
 set key font ",10" at screen 820.0/1060, screen 0.84 left top reverse Left samplen 1.6 spacing 1.25 noenhanced width 0

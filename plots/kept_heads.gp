@@ -25,7 +25,8 @@ do for [k = 1:panels] {
     stats dat index 1 every ::k-1::k-1 using (mean[k] = $1, name[k] = strcol(2), rest[k] = strcol(3), 0) nooutput
 }
 # Viridis: even steps of lightness, also in grey print.
-set palette defined (0 '#440154', 1 '#482878', 2 '#3e4989', 3 '#31688e', 4 '#26828e', 5 '#1f9e89', 6 '#35b779', 7 '#6ece58', 8 '#b5de2b', 9 '#fde725')
+set palette defined (0 '#440154', 1 '#482878', 2 '#3e4989', 3 '#31688e', 4 '#26828e', \
+    5 '#1f9e89', 6 '#35b779', 7 '#6ece58', 8 '#b5de2b', 9 '#fde725')
 set cbrange [0:most+0]
 unset grid
 unset key
@@ -50,7 +51,8 @@ do for [k = 1:panels] {
     set tmargin at screen 1 - y / h
     set bmargin at screen 1 - (y + cell_h) / h
     set label 1 name[k] at graph 0.5, screen 1 - (y - 22) / h center font ",9" noenhanced
-    set label 2 sprintf("%s%s%.1f %%", rest[k], strlen(rest[k]) ? ": " : "", 100 * mean[k]) at graph 0.5, screen 1 - (y - 8) / h center font ",8" tc rgb 0x666666 noenhanced
+    share = sprintf("%s%s%.1f %%", rest[k], strlen(rest[k]) ? ": " : "", 100 * mean[k])
+    set label 2 share at graph 0.5, screen 1 - (y - 8) / h center font ",8" tc rgb 0x666666 noenhanced
     set xlabel (row == rows - 1 ? "KV head" : "") font ",9" offset 0,0.8
     set ylabel (col == 0 ? "layer" : "") font ",9" offset 2.2,0
     if (k > 1) { unset colorbox; unset label 101; unset label 102 }

@@ -10,7 +10,10 @@ load folder."/against_bytes.gp"
 set logscale y
 set yrange [ymin+0:ymax+0]
 set ytics ()
-do for [e = -16:3] { if (10.0**e > ymin && 10.0**e < ymax && 10.0**e > 1.7 * zero) { set ytics add (sprintf("10^{%d}", e) 10.0**e) } }
+do for [e = -16:3] {
+    decade = 10.0**e
+    if (decade > ymin && decade < ymax && decade > 1.7 * zero) { set ytics add (sprintf("10^{%d}", e) decade) }
+}
 set grid ytics
 # A KL of 0 has no place on a logarithmic axis: such points lie on a line of their own at the bottom.
 if (zero > 0) {
@@ -19,6 +22,6 @@ if (zero > 0) {
 }
 if (noise > 0) {
     set object rectangle from graph 0, first ymin to graph 1, first noise fc rgb 0xf3f3f3 fs solid noborder behind
-    set label "noise floor" at graph 0.995, first noise right offset 0,0.55 font ",9" tc rgb grey noenhanced
+    set label "noise floor" at graph 0.008, first noise left offset 0,-0.6 font ",9" tc rgb grey noenhanced
 }
 load folder."/points.gp"

@@ -118,11 +118,10 @@ static int make_lines(const frame *fr, const mark *m, int n, const plot_families
     return k;
 }
 
-/* Scores of policies with equal bytes have long intervals on top of each other; a few pixels keep them apart. */
+/* Policies with equal bytes have their intervals on top of each other; a few pixels keep them apart. */
 static MUST err set_side_by_side(const frame *fr, mark *m, int n) {
     double *x;
     for (int i = 0; i < n; i++) m[i].drawn = m[i].bytes;
-    if (fr->log_y) return OK;
     TRY(mem_alloc(MEM_OTHER, sizeof *x * (size_t)n, &x));
     for (int i = 0; i < n; i++) x[i] = to_px(m[i].bytes, fr->x0, fr->x1, area_width, true);
     plot_spread(x, n, 6, 0, area_width);
@@ -219,9 +218,10 @@ err plot_write_bytes(const figure *fig, const summary *s, FILE *f) {
     double noise = n ? summary_at(s, m[0].point, fig->task, fig->metric)->noise : 0,
            full_bytes = n ? summary_bytes_at(s, m[0].point, fig->task)->full_per_token : 1;
     frame fr = make_frame(m, n, log_y, noise, full_bytes);
+    int records = n_records(s, fig, m, n);
     plot_set(f, "title", "%s", fig->title);
-    plot_set(f, "subtitle", "%s, %s: %d records of %s; bars: 95 %% bootstrap intervals", g->model, g->math,
-             n_records(s, fig, m, n), r->tasks[fig->task].name);
+    plot_set(f, "subtitle", "%s, %s: %d record%s of %s; bars: 95 %% bootstrap intervals", g->model, g->math, records,
+             records == 1 ? "" : "s", r->tasks[fig->task].name);
     if (strcmp(metric->name, "kl") == 0)
         plot_set(f, "ylabel", "KL(full || policy), nats per token");
     else
