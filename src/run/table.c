@@ -85,7 +85,7 @@ static void number(char out[24], double x, const char *unit) {
     else snprintf(out, 24, "%.0f", x);
 }
 
-static void cell_text(char out[CELL], const summary_cell *c, const result_metric *m) {
+static void cell_text(char out[CELL], const summary_cell *c, const result_metric *m, bool is_baseline) {
     char mean[24], half[24];
     if (!c->present) {
         snprintf(out, CELL, "-");
@@ -93,7 +93,7 @@ static void cell_text(char out[CELL], const summary_cell *c, const result_metric
     }
     number(mean, c->mean.mean, m->unit);
     number(half, (c->mean.hi - c->mean.lo) / 2, m->unit);
-    bool same = c->verdict == VERDICT_SAME && c->diff.n > 1;
+    bool same = c->verdict == VERDICT_SAME && c->diff.n > 1 && !is_baseline;
     if (c->mean.n > 1) snprintf(out, CELL, "%s%s ±%s", same ? "~" : "", mean, half);
     else snprintf(out, CELL, "%s%s", same ? "~" : "", mean);
 }
@@ -169,7 +169,7 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
             const summary_cell *c = summary_at(s, p, cols[i].task, cols[i].metric);
             const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
             char t[CELL];
-            cell_text(t, c, m);
+            cell_text(t, c, m, r->points[p].baseline == p);
             grid_set(&g, p + 2, 3 + i, cell_color(c, m), "%s", t);
         }
     }
