@@ -36,7 +36,7 @@ do for [panel = 1:2] {
     names = panel
     right = single ? xmax + 1 : xmax * 1.1
     plot for [i = 1:lines] dat index 2+i using 1:(column(1 + panel)) every ::1 \
-             with linespoints lw 1.4 pt mark(family[i]) ps 0.9 lc rgb color(family[i]), \
+             with linespoints lw 1.4 pt mark(family[i]) ps mark_size(0.9) lc rgb color(family[i]), \
          dat index names \
              using (right):1:5:(text_color($4)) with labels left offset 0.9,0 font ",9" tc rgb variable noenhanced, \
          dat index names using 3:2:(right-$3):($1-$2):(color($4)) with vectors nohead lw 0.5 lc rgb variable

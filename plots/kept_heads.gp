@@ -56,7 +56,7 @@ do for [k = 1:panels] {
     set xlabel (row == rows - 1 ? "KV head" : "") font ",9" offset 0,0.8
     set ylabel (col == 0 ? "layer" : "") font ",9" offset 2.2,0
     if (k > 1) { unset colorbox; unset label 101; unset label 102 }
-    plot dat index 1+k using 2:1:3 with image
+    plot dat index 1+k using 2:1:3 with image pixels
 }
 unset multiplot
 unset output

@@ -21,8 +21,10 @@ grey = 0x8c8c8c
 dark = 0x333333
 
 suffix = strlen(out) > 4 ? out[strlen(out)-3:] : ""
+# Marks of one size are larger in SVG.
+mark_size(s) = suffix eq ".svg" ? 0.6 * s : s
 canvas(w, h) = (suffix eq ".svg" \
-    ? sprintf("set terminal svg size %d,%d font 'DejaVu Sans,12'", w, h) \
+    ? sprintf("set terminal svg size %d,%d font 'DejaVu Sans,11' fontscale 1.28", w, h) \
     : sprintf("set terminal pngcairo size %d,%d font 'DejaVu Sans,11'", w, h)) \
     ." background rgb 'white' enhanced dashlength 1.0; set output out;" \
     .sprintf("set label 101 title at screen %g, screen %g left", 28.0 / w, 1 - 26.0 / h) \
