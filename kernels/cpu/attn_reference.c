@@ -121,7 +121,7 @@ static void decode_row(const attn_batch *b, const attn_job *j, int row, float *o
             seg_item it = item_at(b, seg, t);
             page_get(it.l, it.page, it.slot, NULL, x);
             for (int g = 0; g < group; g++) {
-                double *og = o + (size_t)((seg->query == ATTN_ROTATED ? group : 0) + g) * (size_t)d;
+                double *og = o + (size_t)((seg->out_rotated ? group : 0) + g) * (size_t)d;
                 double pr = s[(size_t)g * (size_t)n + (size_t)(at + t)];
                 for (int c = 0; c < d; c++) og[c] += pr * (double)x[c];
             }

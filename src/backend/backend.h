@@ -37,7 +37,7 @@ typedef struct act {
 } act;
 
 /* ---- decode attention over pages ---- */
-enum { ATTN_PLAIN, ATTN_ROTATED, ATTN_SLOT, ATTN_N_QUERIES }; /* query variants a segment may ask for */
+enum { ATTN_PLAIN, ATTN_ROTATED, ATTN_SLOT, ATTN_SLOT_ROTATED, ATTN_N_QUERIES }; /* query variants a segment may ask for */
 enum { ATTN_CUT = 256 };       /* items per partial result, counted from the start of each segment */
 enum { ATTN_MAX_SEGMENTS = 8 };
 
@@ -46,7 +46,8 @@ typedef struct attn_segment {
     const page_layout *layout;
     const uint32_t *pages; /* page references of the tier (cache/pool.h): item i lies in page pages[i / cap], slot i % cap */
     int first, n_items;
-    uint8_t query;         /* ATTN_PLAIN, ... : which q this segment is multiplied with; ATTN_ROTATED output is kept apart */
+    uint8_t query;         /* ATTN_PLAIN, ... : which q this segment is multiplied with */
+    bool out_rotated;      /* V is stored rotated: its part of the output goes to the job's out_rotated */
     bool grows;            /* row r of the job sees n_items + r items (rows appended together) */
 } attn_segment;
 
@@ -63,7 +64,7 @@ typedef struct attn_job {
     const float *q[ATTN_N_QUERIES]; /* each [n_rows][group][head_dim] with row stride ldq floats, or NULL if no segment uses it */
     size_t ldq;
     float *out;                     /* [n_rows][group][head_dim], row stride ldo */
-    float *out_rotated;             /* the part of ATTN_ROTATED segments, same shape; NULL if there is none */
+    float *out_rotated;             /* the part of segments with out_rotated, same shape; NULL if there is none */
     size_t ldo;
     int n_rows, group, head_dim;
     float scale;                    /* 1/sqrt(head_dim) usually */

@@ -10,11 +10,13 @@ static uint32_t item_pos(const cache *c, const page_list *l, int tier, uint32_t 
 static int add_segments(const cache *c, const page_list *l, int tier, int n_items, bool grows, int n_slot_sinks,
                         attn_segment *seg) {
     int n_sinks = 0, n = 0;
-    attn_segment s = {.layout = &c->layout[tier], .pages = c->refs + l->first, .query = ATTN_PLAIN};
+    uint8_t rotate = c->layout[tier].fmt.rotate, rotated_k = rotate & ROTATE_K;
+    attn_segment s = {.layout = &c->layout[tier], .pages = c->refs + l->first, .query = rotated_k ? ATTN_ROTATED : ATTN_PLAIN,
+                      .out_rotated = rotate & ROTATE_V};
     while (n_sinks < (int)l->n_items && item_pos(c, l, tier, (uint32_t)n_sinks) < (uint32_t)n_slot_sinks) n_sinks++;
     if (n_sinks) {
         seg[n] = s;
-        seg[n].query = ATTN_SLOT;
+        seg[n].query = rotated_k ? ATTN_SLOT_ROTATED : ATTN_SLOT;
         seg[n++].n_items = n_sinks;
     }
     if (n_items > n_sinks) {

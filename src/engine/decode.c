@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "format/rotate.h"
 
 /* Consecutive rows of one sequence inside a pass. */
 typedef struct row_group {
@@ -18,7 +19,7 @@ typedef struct decode {
     int n_groups, m; /* rows in all */
     const int32_t *ids;
     const uint32_t *pos, *slot_pos; /* [m] absolute, and the query's cache slot (StreamingLLM) */
-    bool any_slot;
+    bool any_slot, rotates_k, rotates_v; /* some tier is stored rotated */
     attn_job *jobs; /* [n_layers][n_groups * n_kv] */
     float *logits;  /* [m][n_vocab] or NULL */
 } decode;
@@ -36,6 +37,28 @@ static void append_rows(const par *p, const decode *a, const rows_pass *r, int l
             cache_append(grp->s->c, layer, h, row, r->k + at, r->v + at);
         }
     }
+    par_barrier(p);
+}
+
+/* to = H from for every query head of every row. */
+static void rotate_queries(const par *p, const decode *a, const float *from, float *to) {
+    const model_params *mp = &a->e->m->p;
+    size_t d = (size_t)mp->head_dim;
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)a->m * mp->n_heads, &lo, &hi);
+    memcpy(to + (size_t)lo * d, from + (size_t)lo * d, sizeof(float) * (size_t)(hi - lo) * d);
+    for (ptrdiff_t i = lo; i < hi; i++) hadamard_rotate(to + (size_t)i * d, mp->head_dim);
+}
+
+/* out += H out_rotated: what rotated values gave, in the frame of the others. */
+static void rotate_output_back(const par *p, const decode *a) {
+    const model_params *mp = &a->e->m->p;
+    size_t d = (size_t)mp->head_dim;
+    float *out = a->e->attn.p, *rotated = a->e->attn_rotated.p;
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)a->m * mp->n_heads, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) hadamard_rotate(rotated + (size_t)i * d, mp->head_dim);
+    for (size_t i = (size_t)lo * d; i < (size_t)hi * d; i++) out[i] += rotated[i];
     par_barrier(p);
 }
 
@@ -60,11 +83,14 @@ static void decode_body(const par *p, void *arg) {
             be->rope(p, &e->m->rope, a->slot_pos, e->q_slot.p, q_dim, a->m, mp->n_heads, mp->head_dim);
         }
         rows_rope_and_round(p, &r);
+        if (a->rotates_k) rotate_queries(p, a, r.q, e->q_rotated.p);
+        if (a->rotates_k && a->any_slot) rotate_queries(p, a, e->q_slot.p, e->q_slot_rotated.p);
         append_rows(p, a, &r, layer);
         attn_batch b = {a->jobs + (size_t)layer * (size_t)jobs_per_layer, jobs_per_layer,
                         pool_base(cache_space_pool(a->groups[0].s->space)), e->op.p};
         be->attn_decode(p, &b);
         par_barrier(p);
+        if (a->rotates_v) rotate_output_back(p, a);
         rows_output_and_ffn(p, &r, y);
     }
     if (a->logits) rows_logits(p, &r, a->logits);
@@ -87,16 +113,24 @@ static void plan_jobs(decode *a) {
                                 .head_dim = mp->head_dim, .scale = mp->attn_scale, .live = need->live};
                 j->q[ATTN_PLAIN] = (float *)e->q.p + at;
                 if (need->slot_sinks) j->q[ATTN_SLOT] = (float *)e->q_slot.p + at;
+                if (a->rotates_k) j->q[ATTN_ROTATED] = (float *)e->q_rotated.p + at;
+                if (a->rotates_k && need->slot_sinks) j->q[ATTN_SLOT_ROTATED] = (float *)e->q_slot_rotated.p + at;
+                if (a->rotates_v) j->out_rotated = (float *)e->attn_rotated.p + at;
                 j->n_segs = cache_segments(grp->s->c, layer, h, grp->n, need->slot_sinks, j->seg);
             }
         }
 }
 
-static MUST err decode_reserve(engine *e, int m, int n_groups, bool any_slot) {
+static MUST err decode_reserve(const decode *a) {
+    engine *e = a->e;
     const model_params *p = &e->m->p;
-    TRY(rows_reserve(e, m));
-    if (any_slot) TRY(scratch_need(&e->q_slot, MEM_SCRATCH, sizeof(float) * (size_t)m * (size_t)p->n_heads * (size_t)p->head_dim));
-    return scratch_need(&e->jobs, MEM_SCRATCH, sizeof(attn_job) * (size_t)p->n_layers * (size_t)n_groups * (size_t)p->n_kv);
+    size_t q_bytes = sizeof(float) * (size_t)a->m * (size_t)p->n_heads * (size_t)p->head_dim;
+    TRY(rows_reserve(e, a->m));
+    if (a->any_slot) TRY(scratch_need(&e->q_slot, MEM_SCRATCH, q_bytes));
+    if (a->rotates_k) TRY(scratch_need(&e->q_rotated, MEM_SCRATCH, q_bytes));
+    if (a->rotates_k && a->any_slot) TRY(scratch_need(&e->q_slot_rotated, MEM_SCRATCH, q_bytes));
+    if (a->rotates_v) TRY(scratch_need(&e->attn_rotated, MEM_SCRATCH, q_bytes));
+    return scratch_need(&e->jobs, MEM_SCRATCH, sizeof(attn_job) * (size_t)p->n_layers * (size_t)a->n_groups * (size_t)p->n_kv);
 }
 
 static MUST err op_reserve(const decode *a) {
@@ -113,16 +147,21 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     const model_params *p = &e->m->p;
     for (int i = 0; i < m; i++)
         if (ids[i] < 0 || ids[i] >= p->n_vocab) return ERR(ERR_USAGE, "token id %d is outside the vocabulary of %d", ids[i], p->n_vocab);
-    bool any_slot = false;
+    decode a = {.e = e, .groups = groups, .n_groups = n_groups, .m = m, .ids = ids, .logits = logits};
+    const cache_space *space = groups[0].s->space;
+    for (int t = 0; t < space->n_tiers; t++) {
+        a.rotates_k |= space->layouts[t].fmt.rotate & ROTATE_K;
+        a.rotates_v |= space->layouts[t].fmt.rotate & ROTATE_V;
+    }
     for (int g = 0; g < n_groups; g++) {
         const row_group *grp = &groups[g];
         int have = cache_n_tokens(grp->s->c);
-        if (grp->s->space != groups[0].s->space) return ERR(ERR_USAGE, "sequences of one step must share a pool");
+        if (grp->s->space != space) return ERR(ERR_USAGE, "sequences of one step must share a pool");
         if (have + grp->n > e->context)
             return ERR(ERR_USAGE, "%d tokens after %d exceed the context of %d", grp->n, have, e->context);
-        any_slot |= policy_get_needs(grp->s->pol)->slot_sinks > 0;
+        a.any_slot |= policy_get_needs(grp->s->pol)->slot_sinks > 0;
     }
-    TRY(decode_reserve(e, m, n_groups, any_slot));
+    TRY(decode_reserve(&a));
     for (int g = 0; g < n_groups; g++) TRY(cache_reserve(groups[g].s->c, groups[g].n));
     uint32_t *pos = e->ids_pos.p, *slot_pos = pos + m;
     for (int g = 0; g < n_groups; g++) {
@@ -133,7 +172,9 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
             slot_pos[groups[g].first + i] = have + (uint32_t)i - evicted;
         }
     }
-    decode a = {e, groups, n_groups, m, ids, pos, slot_pos, any_slot, e->jobs.p, logits};
+    a.pos = pos;
+    a.slot_pos = slot_pos;
+    a.jobs = e->jobs.p;
     plan_jobs(&a);
     TRY(op_reserve(&a));
     par_run(e->threads, decode_body, &a);

@@ -20,7 +20,7 @@ struct engine {
     tokenizer *tok;
     int threads, context;
     /* rows buffers: [rows][...] of one pass */
-    scratch x, norm, q, q_slot, k, v, attn, gate, up, act, ids_pos, groups;
+    scratch x, norm, q, q_slot, q_rotated, q_slot_rotated, k, v, attn, attn_rotated, gate, up, act, ids_pos, groups;
     /* prefill: K and V of one layer by head, query tail, signals, targets */
     scratch kh, vh, q_tail, lse, op, signals, target;
     /* decode: jobs of all layers, item columns of a decision */

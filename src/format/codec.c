@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <string.h>
 #include "format/layout.h"
+#include "format/rotate.h"
 #include "format/rows.h"
 
 /* One side (K or V) of an item's quantised form. */
@@ -197,9 +198,16 @@ void page_set_score(const page_layout *l, void *page, int slot, float score) {
 
 /* ---- items ---- */
 
+static const float *rotated(const float *x, int d, float *buf) {
+    memcpy(buf, x, (size_t)d * sizeof *x);
+    hadamard_rotate(buf, d);
+    return buf;
+}
+
 void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
               size_t ldv, const uint32_t *pos) {
     uint8_t code[KV_MAX_HEAD_DIM];
+    float buf[KV_MAX_HEAD_DIM];
     assert(slot0 >= 0 && n >= 0 && slot0 + n <= l->cap);
     for (int i = 0; i < n; i++, k += ldk, v += ldv) {
         int slot = slot0 + i;
@@ -207,9 +215,9 @@ void page_put(const page_layout *l, void *page, int slot0, int n, const float *k
             put_float(l, l->off_k, page, slot, k);
             put_float(l, l->off_v, page, slot, v);
         } else {
-            quantise_side(l, k_side(l), page, slot, k, code);
+            quantise_side(l, k_side(l), page, slot, l->fmt.rotate & ROTATE_K ? rotated(k, l->head_dim, buf) : k, code);
             pack_k(l, page, slot, code);
-            quantise_side(l, v_side(l), page, slot, v, code);
+            quantise_side(l, v_side(l), page, slot, l->fmt.rotate & ROTATE_V ? rotated(v, l->head_dim, buf) : v, code);
             pack_v(l, page, slot, code);
         }
         if (l->pos_bytes) set_pos(l, page, slot, pos[i]);

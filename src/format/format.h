@@ -25,14 +25,17 @@ enum { KV_MAX_HEAD_DIM = 256, KV_MAX_TIERS = 4, KV_MAX_GROUPS = 8 };
 typedef struct kv_format {
     uint8_t k_bits, v_bits; /* 32, 16, 8, 4, 2; 32 and 16 come as a pair (f32, f16) */
     uint8_t group;          /* channels per group of a quantised side: 0 = all of head_dim, else 32 */
+    uint8_t rotate;         /* ROTATE_K, ROTATE_V: sides stored after a Hadamard rotation (rotate.h); quantised formats only */
 } kv_format;
+enum { ROTATE_K = 1, ROTATE_V = 2 };
 
-/* "f32", "f16", "k8v4", "k4v2g32", ... Names are lower case; K and V apart. */
+/* "f32", "f16", "k8v4", "k4v2g32", ...; a last r rotates both sides (k4v4r, k4v4g32r), rk only K, rv only V. Lower case. */
 MUST err kv_format_parse(const char *name, kv_format *out);
 void kv_format_name(kv_format f, char out[16]);
 static inline bool kv_format_is_float(kv_format f) { return f.k_bits >= 16; }
 static inline int kv_format_n_groups(kv_format f, int head_dim) { return f.group ? head_dim / f.group : 1; }
-/* May an item of format `from` be moved into `to`? Only downwards: neither side gains bits, groups equal unless `from` is float. */
+/* May an item of format `from` be moved into `to`? Only downwards: neither side gains bits; groups and rotation equal unless `from` is
+ * float. */
 bool kv_format_can_move(kv_format from, kv_format to);
 /* Payload and metadata bytes of one item (payload = codes of K and V; metadata = f16 scale and zero per group and side). */
 size_t kv_format_payload_bytes(kv_format f, int head_dim);

@@ -37,10 +37,10 @@ MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, in
 
 /* ---- the portable reference codec; SIMD codecs equal it bit for bit ---- */
 /* Quantises and stores items: rows i = 0..n-1 of k and v ([n][ld] f32) go to slots slot0+i. pos may be NULL without the column;
- * scores are set to 0. */
+ * scores are set to 0. Rotated sides (format/rotate.h) are rotated in f32 first. */
 void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
               const uint32_t *pos);
-/* Decodes one item to f32 (either pointer may be NULL). */
+/* Decodes one item to f32 (either pointer may be NULL) as it is stored: rotated sides come rotated. */
 void page_get(const page_layout *l, const void *page, int slot, float *k /* [d] */, float *v /* [d] */);
 /* Moves one item with its columns; re-quantises downwards where formats differ (kv_format_can_move must hold). */
 void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);

@@ -60,7 +60,7 @@ static err add_tier(policy *p, const node *n) {
 
 static err parse_tiers(policy *p, const node *n) {
     if (node_type(n) == NODE_NULL) {
-        p->needs.tiers[0] = (kv_format){16, 16, 0};
+        p->needs.tiers[0] = (kv_format){.k_bits = 16, .v_bits = 16};
         kv_format_name(p->needs.tiers[0], p->tier_names[0]);
         p->needs.n_tiers = 1;
         return OK;
@@ -230,7 +230,8 @@ err policy_bind(policy *p, const page_layout *layouts) {
     for (int t = 0; t < p->needs.n_tiers; t++) {
         const page_layout *l = &layouts[t];
         const kv_format *f = &p->needs.tiers[t];
-        if (l->fmt.k_bits != f->k_bits || l->fmt.v_bits != f->v_bits || l->fmt.group != f->group) {
+        if (l->fmt.k_bits != f->k_bits || l->fmt.v_bits != f->v_bits || l->fmt.group != f->group ||
+            l->fmt.rotate != f->rotate) {
             char name[16];
             kv_format_name(l->fmt, name);
             return ERR(ERR_UNSUPPORTED, "policy: tier %d is %s, but the page layout given for it is %s", t, p->tier_names[t], name);

@@ -347,7 +347,7 @@ static void random_decisions_equal_their_definition(void **state) {
     float *signal = malloc(sizeof *signal * MAX_KV * MAX_GROUP * MAX_N);
     uint8_t *got = malloc(MAX_KV * MAX_N), *want = malloc(MAX_KV * MAX_N);
     page_layout l[3];
-    const kv_format formats[] = {{16, 16, 0}, {8, 4, 0}, {4, 2, 0}};
+    const kv_format formats[] = {{.k_bits = 16, .v_bits = 16}, {.k_bits = 8, .v_bits = 4}, {.k_bits = 4, .v_bits = 2}};
     for (int t = 0; t < 3; t++) assert_int_equal(page_layout_make(formats[t], 64, 0, false, 8192, &l[t]), OK);
     for (int round = 0; round < 6000; round++) {
         setup s;

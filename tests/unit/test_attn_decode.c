@@ -32,9 +32,9 @@ typedef struct world {
     size_t n_pages, page_bytes;
 } world;
 
-static const kv_format formats[] = {
-    {32, 32, 0}, {16, 16, 0}, {8, 8, 0},  {8, 4, 0},  {8, 2, 0},  {4, 8, 0},  {4, 4, 0},  {4, 2, 0},  {2, 8, 0},  {2, 4, 0},
-    {2, 2, 0},   {8, 8, 32},  {8, 4, 32}, {8, 2, 32}, {4, 8, 32}, {4, 4, 32}, {4, 2, 32}, {2, 8, 32}, {2, 4, 32}, {2, 2, 32},
+static const char *const formats[] = {
+    "f32",  "f16",     "k8v8",    "k8v4",    "k8v2",    "k4v8",    "k4v4",    "k4v2",    "k2v8",    "k2v4",  "k2v2",     "k4v4r",
+    "k8v8g32", "k8v4g32", "k8v2g32", "k4v8g32", "k4v4g32", "k4v2g32", "k2v8g32", "k2v4g32", "k2v2g32", "k8v4rk", "k4v2g32rv",
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
@@ -51,7 +51,8 @@ static void head_make(rng *r, world *w, head *h, int d, int n_rows, int fmt, int
     for (int s = 0; s < j->n_segs; s++) {
         attn_segment *seg = &j->seg[s];
         page_layout *l = &h->layout[s];
-        kv_format f = formats[s == 0 ? fmt % N_FORMATS : (int)rng_below(r, N_FORMATS)];
+        kv_format f;
+        if (kv_format_parse(formats[s == 0 ? fmt % N_FORMATS : (int)rng_below(r, N_FORMATS)], &f) != OK) fail_msg("%s", err_text());
         if (f.group && d % 32) f.group = 0;
         if (page_layout_make(f, d, (int)rng_below(r, 3) * 2, rng_below(r, 2), w->page_bytes, l) != OK) fail_msg("%s", err_text());
         seg->layout = l;
@@ -59,6 +60,7 @@ static void head_make(rng *r, world *w, head *h, int d, int n_rows, int fmt, int
         seg->first = rng_below(r, 2) ? (int)rng_below(r, 40) : 0;
         seg->n_items = rng_below(r, 8) == 0 ? 0 : 1 + (int)rng_below(r, (uint32_t)max_items);
         seg->query = (uint8_t)rng_below(r, ATTN_N_QUERIES);
+        seg->out_rotated = rng_below(r, 2);
         h->n_all += attn_seg_items(seg, n_rows - 1);
         h->n_pages[s] = (seg->first + attn_seg_items(seg, n_rows - 1) + l->cap - 1) / l->cap;
         h->pages[s] = malloc((size_t)h->n_pages[s] * sizeof(uint32_t) + 1);
@@ -161,7 +163,7 @@ static void oracle(const head *h, int row, int g, answer *a) {
     memset(a->o, 0, sizeof a->o);
     memset(a->scale, 0, sizeof a->scale);
     for (int s = 0; s < j->n_segs; s++) {
-        int n = attn_seg_items(&j->seg[s], row), which = j->seg[s].query == ATTN_ROTATED;
+        int n = attn_seg_items(&j->seg[s], row), which = j->seg[s].out_rotated;
         const float *q = h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d);
         for (int i = 0; i < n; i++) {
             const float *k = h->k + (size_t)(at + i) * (size_t)d, *v = h->v + (size_t)(at + i) * (size_t)d;
@@ -380,13 +382,13 @@ static void a_job_without_items_gives_zeros(void **state) {
     attn_path paths[4];
     int n_paths = attn_paths(paths);
     page_layout l;
-    if (page_layout_make((kv_format){8, 4, 0}, 64, 2, true, 4096, &l) != OK) fail_msg("%s", err_text());
+    if (page_layout_make((kv_format){.k_bits = 8, .v_bits = 4}, 64, 2, true, 4096, &l) != OK) fail_msg("%s", err_text());
     float q[3 * 64] = {1}, out[3 * 64], rotated[3 * 64], zero[3 * 64] = {0};
     for (int n_segs = 0; n_segs < 3; n_segs++)
         for (int i = 0; i < n_paths; i++) {
             memset(out, 0xff, sizeof out);
             memset(rotated, 0xff, sizeof rotated);
-            attn_job j = {.q = {q, q, q}, .ldq = 192, .out = out, .out_rotated = rotated, .ldo = 192, .n_rows = 1, .group = 3,
+            attn_job j = {.q = {q, q, q, q}, .ldq = 192, .out = out, .out_rotated = rotated, .ldo = 192, .n_rows = 1, .group = 3,
                           .head_dim = 64, .scale = 0.125f, .n_segs = n_segs,
                           .live = {.on = true, .group = LIVE_MEAN, .power = 1}};
             for (int s = 0; s < n_segs; s++) j.seg[s] = (attn_segment){.layout = &l, .query = (uint8_t)s};

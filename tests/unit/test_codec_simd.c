@@ -15,7 +15,8 @@
 #include "tests/support/seed.h"
 
 static const char *const formats[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",    "k4v8",    "k4v4",   "k4v2",
-                                      "k2v8", "k2v4", "k2v2", "k8v8g32", "k8v4g32", "k4v2g32", "k2v2g32"};
+                                      "k2v8", "k2v4", "k2v2", "k8v8g32", "k8v4g32", "k4v2g32", "k2v2g32",
+                                      "k4v4r", "k8v4rk", "k4v2g32rv", "k4v2r", "k8v8g32r"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static float odd_value(rng *r) {

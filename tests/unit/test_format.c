@@ -19,7 +19,8 @@ static kv_format parse(const char *name) {
 
 static void names_survive_a_round_trip(void **state) {
     static const char *const names[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",    "k4v8",   "k4v4",
-                                        "k4v2", "k2v2", "k2v8", "k8v8g32", "k4v2g32", "k2v2g32"};
+                                        "k4v2", "k2v2", "k2v8", "k8v8g32", "k4v2g32", "k2v2g32",
+                                        "k4v4r", "k8v4rk", "k4v2rv",  "k4v4g32r", "k2v2g32rk", "k8v8g32rv"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char back[16];
         kv_format_name(parse(names[i]), back);
@@ -30,7 +31,8 @@ static void names_survive_a_round_trip(void **state) {
 static void bad_names_are_refused_with_a_sentence(void **state) {
     static const char *const names[] = {"",        "f8",       "f",    "k",    "k8",     "k8v",
                                         "k3v4",    "k8v1",     "K8V4", "v4k8", "k8k4",   "k8v4g",
-                                        "k8v4g64", "k8v4g320", "f16 ", " f16", "k16v16", "k8v4x"};
+                                        "k8v4g64", "k8v4g320", "f16 ", " f16", "k16v16", "k8v4x",
+                                        "f16r",    "k4v4rr",   "k4v4rg32", "k4v4rkv"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         kv_format f;
         assert_int_equal(kv_format_parse(names[i], &f), ERR_UNSUPPORTED);
@@ -67,6 +69,8 @@ static void items_move_only_downwards(void **state) {
         {"k8v4", "k4v4", true}, {"k8v4", "k4v2", true},     {"k8v4", "k8v8", false},    {"k4v4", "k8v2", false},
         {"k8v4", "k8v4", true}, {"k8v4", "k4v2g32", false}, {"k8v4g32", "k4v2", false}, {"k8v4g32", "k4v2g32", true},
         {"k8v8", "f16", false}, {"f32", "f32", true},
+        {"f16", "k4v4r", true}, {"k8v4r", "k4v2r", true},   {"k8v4", "k4v2r", false},   {"k8v4r", "k4v4", false},
+        {"k8v4r", "k4v4rk", false},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_int_equal(kv_format_can_move(parse(rows[i].from), parse(rows[i].to)), rows[i].can);
@@ -80,9 +84,9 @@ static void unsuitable_head_dims_and_widths_are_refused(void **state) {
     assert_int_equal(kv_format_check(parse("f16"), 40), OK);
     assert_int_equal(kv_format_check(parse("f16"), 0), ERR_UNSUPPORTED);
     assert_int_equal(kv_format_check(parse("f32"), 257), ERR_UNSUPPORTED);
-    assert_int_equal(kv_format_check((kv_format){3, 4, 0}, 64), ERR_UNSUPPORTED);
-    assert_int_equal(kv_format_check((kv_format){16, 8, 0}, 64), ERR_UNSUPPORTED);
-    assert_int_equal(kv_format_check((kv_format){8, 4, 16}, 64), ERR_UNSUPPORTED);
+    assert_int_equal(kv_format_check((kv_format){.k_bits = 3, .v_bits = 4}, 64), ERR_UNSUPPORTED);
+    assert_int_equal(kv_format_check((kv_format){.k_bits = 16, .v_bits = 8}, 64), ERR_UNSUPPORTED);
+    assert_int_equal(kv_format_check((kv_format){.k_bits = 8, .v_bits = 4, .group = 16}, 64), ERR_UNSUPPORTED);
 }
 
 static void rows_of_halves_equal_the_scalar_conversion(void **state) {

@@ -139,7 +139,7 @@ static void layouts_must_match_the_tiers(void **state) {
     policy *p;
     page_layout l[2];
     assert_int_equal(policy_create(NULL, shape, &p), OK);
-    assert_int_equal(page_layout_make((kv_format){8, 4, 0}, 64, 0, false, 8192, l), OK);
+    assert_int_equal(page_layout_make((kv_format){.k_bits = 8, .v_bits = 4}, 64, 0, false, 8192, l), OK);
     assert_int_equal(policy_bind(p, l), ERR_UNSUPPORTED);
     assert_non_null(strstr(err_text(), "k8v4"));
     policy_destroy(p);
