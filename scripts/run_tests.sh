@@ -65,6 +65,8 @@ count_cases() { # label, log, exit status
         fail "$label: still running after its time"
     elif [ "$status" -ne 0 ] && [ $n_failed -eq "$before" ]; then
         fail "$label: exit status $status"
+    elif [ "$status" -eq 0 ] && [ ${#reasons[@]} -gt 0 ] && ! grep -q '^\[' "$log"; then # a program that skips as a whole
+        for reason in "${reasons[@]}"; do skip "$label: $reason"; done
     elif ! grep -q 'test(s) run\.' "$log" && [ $n_failed -eq "$before" ]; then
         fail "$label: ran no tests"
     fi
