@@ -22,7 +22,7 @@ dark = 0x333333
 
 suffix = strlen(out) > 4 ? out[strlen(out)-3:] : ""
 # Marks of one size are larger in SVG.
-mark_size(s) = suffix eq ".svg" ? 0.6 * s : s
+mark_size(s) = suffix eq ".svg" ? 0.75 * s : s
 canvas(w, h) = (suffix eq ".svg" \
     ? sprintf("set terminal svg size %d,%d font 'DejaVu Sans,11' fontscale 1.28", w, h) \
     : sprintf("set terminal pngcairo size %d,%d font 'DejaVu Sans,11'", w, h)) \

@@ -141,7 +141,7 @@ static MUST err write_labels(FILE *f, const frame *fr, const mark *m, int n, con
         l[i].y_lo =
             m[i].mean <= 0 && fr->log_y ? l[i].y : to_px(fmax(m[i].lo, fr->y0), fr->y0, fr->y1, area_height, fr->log_y);
         l[i].y_hi = fmax(l[i].y, to_px(fmax(m[i].hi, fr->y0), fr->y0, fr->y1, area_height, fr->log_y));
-        l[i].w = plot_text_width(fam->label[m[i].point], label_char);
+        l[i].w = plot_text_width(fam->label[m[i].point], label_char) + 5;
         l[i].h = label_height;
     }
     plot_labels_place(l, n, lines, n_lines, area_width, area_height);
