@@ -3,7 +3,7 @@
  *   prefill = snapshot + fork, bit for bit: one function finishes a layer in both.
  *   extend(ids[n]) = n steps, bit for bit; step(seqs) = each alone, bit for bit.
  *
- * Not thread-safe: one call at a time per engine; calls use `threads` threads inside. */
+ * Not thread-safe: one call at a time per engine; calls use `threads` threads inside. A sequence whose call failed can only be destroyed. */
 #ifndef KVLAB_ENGINE_ENGINE_H
 #define KVLAB_ENGINE_ENGINE_H
 #include "cache/cache.h"
