@@ -55,7 +55,7 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
     for (int t = 0; t < n_tiles; t++) {
         int r0 = row0 + tile_row(n_rows, n_tiles, t), r1 = row0 + tile_row(n_rows, n_tiles, t + 1);
         const act_block *a = (const act_block *)j->a->q + (size_t)r0 * (size_t)n_blocks;
-        (w->type == WTYPE_Q4_1 ? j->isa->q4_tile : j->isa->q8_tile)(data, n_blocks, a, r1 - r0, half, n_halves, tile);
+        j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, tile);
         tile_store(tile, r1 - r0, half, n_halves, w, panel, j->y + (size_t)r0 * j->ldy, j->ldy, j->accumulate);
     }
 }
@@ -63,23 +63,18 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
 /* Inputs k0 .. k0 + n - 1 of a panel as f32 [n][PANEL]: decoded into buf, or where they lie. */
 static const float *decode_chunk(const linear_isa *isa, const packed_weight *w, const uint8_t *panel, int k0, int n,
                                  float *buf) {
-    switch (w->type) {
-    case WTYPE_Q4_1:
+    if (w->form != PACK_FLOAT) {
         for (int k = 0; k < n; k += QBLOCK)
-            isa->q4_decode(panel + (size_t)((k0 + k) / QBLOCK) * Q4_RECORD, buf + k * PANEL);
+            isa->decode[w->form](panel + (size_t)((k0 + k) / QBLOCK) * w->record, buf + k * PANEL);
         return buf;
-    case WTYPE_Q8_0:
-        for (int k = 0; k < n; k += QBLOCK)
-            isa->q8_decode(panel + (size_t)((k0 + k) / QBLOCK) * Q8_RECORD, buf + k * PANEL);
-        return buf;
-    case WTYPE_F16:
+    }
+    if (w->type == WTYPE_F16) {
         isa->f16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf);
         return buf;
-    case WTYPE_BF16:
+    }
+    if (w->type == WTYPE_BF16) {
         isa->bf16_decode((const uint16_t *)panel + (size_t)k0 * PANEL, (size_t)n * PANEL, buf);
         return buf;
-    case WTYPE_F32:
-        break;
     }
     return (const float *)panel + (size_t)k0 * PANEL;
 }
@@ -131,7 +126,7 @@ static void divide(const job *j, const par *p, void (*block)(const job *, int, i
 void linear_fast(const linear_isa *isa, const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,
                  bool accumulate) {
     const job j = {isa, w, a, y, ldy, accumulate};
-    divide(&j, p, wtype_is_quantised(w->type) ? block_quantised : block_float);
+    divide(&j, p, w->form != PACK_FLOAT ? block_quantised : block_float);
 }
 void linear_exact(const linear_isa *isa, const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,
                   bool accumulate) {

@@ -2,9 +2,11 @@
  * the reference included, give the same bits:
  *
  *   quantised weights, fast   f = 0; for each block of 32: dot = exact integer sum of code * q;
- *                             f = fma(float(dot) * a.scale, d, f); Q4_1 also f = fma(a.sum, m, f)
- *   exact, and float weights  f = 0; for each block of 32 (the last may be shorter): s = 0; for each k: s = fma(x, w,
- * s); f = f + s; with w = d * code (+ m), each operation rounded then                      y = f, or y = y + f
+ *                             f = fma(float(dot) * a.scale, d, f); with a minimum also f = fma(a.sum, m, f);
+ *                             Q4_0 has the minimum -8 d; Q6_K has two dots and two d, one after the other
+ *   exact, and float weights  f = 0; for each block of 32 (the last may be shorter): s = 0; for each k:
+ *                             s = fma(x, w, s); f = f + s; with w = d * code (+ m), each operation rounded
+ *   then                      y = f, or y = y + f
  */
 #ifndef KVLAB_KERNELS_CPU_LINEAR_H
 #define KVLAB_KERNELS_CPU_LINEAR_H
@@ -18,15 +20,14 @@ enum {
 
 /* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of
  * 16; out [n_rows][PANEL]. Buffers of the driver are 64-byte aligned. */
+typedef void quant_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
+                        float *out);
+typedef void quant_decode(const uint8_t *record, float *out /* [QBLOCK][PANEL] */);
 typedef struct linear_isa {
-    void (*q4_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out);
-    void (*q8_tile)(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out);
+    quant_tile *tile[PACK_N_QUANTISED];
     /* out += x [n_rows][ldx] times w [k][PANEL] */
     void (*f32_tile)(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves, float *out);
-    void (*q4_decode)(const uint8_t *record, float *out /* [QBLOCK][PANEL] */);
-    void (*q8_decode)(const uint8_t *record, float *out);
+    quant_decode *decode[PACK_N_QUANTISED];
     void (*f16_decode)(const uint16_t *src, size_t n, float *out); /* n a multiple of 32 */
     void (*bf16_decode)(const uint16_t *src, size_t n, float *out);
     void (*quantise)(const float *x, act_block *out); /* QBLOCK values */

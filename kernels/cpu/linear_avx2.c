@@ -22,18 +22,23 @@ INLINE __m256i load32(const uint8_t *p) {
 INLINE __m256 load_f16(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
+/* Columns 8 * c .. of column array i behind the codes. */
+INLINE __m256 load_column(const bool f32, const uint8_t *columns, int i, int c) {
+    return f32 ? _mm256_load_ps((const float *)columns + i * PANEL + c * 8) : load_f16(columns + (i * PANEL + c * 8) * 2);
+}
 INLINE void prefetch_lines(const uint8_t *p, int n_lines) {
     for (int i = 0; i < n_lines; i++) _mm_prefetch((const char *)p + 64 * i, _MM_HINT_T0);
 }
 
 /* R rows and C registers of 8 columns, the first at column 8 * c0, are constants at every call. */
-INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int c0, float *out) {
+INLINE void q4_body(const int R, const int C, const bool F32, const uint8_t *panel, int nb, const act_block *a, int c0, float *out) {
+    const int RECORD = F32 ? Q4_F32_RECORD : Q4_RECORD;
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 f[TILE_ROWS][4];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm256_setzero_ps();
     for (int b = 0; b < nb; b++) {
-        const uint8_t *rec = panel + (size_t)b * Q4_RECORD, *codes = rec + c0 * 32;
-        prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
+        const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + c0 * 32;
+        prefetch_lines(rec + 6 * RECORD, RECORD / 64);
         __m256i s[TILE_ROWS][4];
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_setzero_si256();
         UNROLL for (int p = 0; p < 4; p++) UNROLL for (int c = 0; c < C; c++) {
@@ -46,8 +51,8 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
             }
         }
         UNROLL for (int c = 0; c < C; c++) {
-            __m256 d = load_f16(rec + Q4_CODES + (c0 + c) * 16),
-                   m = load_f16(rec + Q4_CODES + PANEL * 2 + (c0 + c) * 16);
+            __m256 d = load_column(F32, rec + Q4_CODES, 0, c0 + c),
+                   m = load_column(F32, rec + Q4_CODES, 1, c0 + c);
             UNROLL for (int r = 0; r < R; r++) {
                 const act_block *ab = &a[(size_t)r * (size_t)nb + (size_t)b];
                 __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(s[r][c], ones));
@@ -60,30 +65,45 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
         _mm256_store_ps(out + r * PANEL + (c0 + c) * 8, f[r][c]);
 }
 
-INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int c0, float *out) {
+/* 8-bit codes: signed ones are stored + 128; Q8_MIN has a minimum and codes below 32; Q8_HALVES has a step for each 16
+ * inputs. Only plain Q8_0 has its columns in f16. */
+INLINE void q8_body(const int R, const int C, const pack_form F, const int RECORD, const uint8_t *panel, int nb,
+                    const act_block *a, int c0, float *out) {
+    const bool f32 = F != PACK_Q8_F16;
+    const int n_dots = F == PACK_Q8_HALVES ? 2 : 1;
     const __m256i offset = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
     __m256 f[TILE_ROWS][4];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm256_setzero_ps();
     for (int b = 0; b < nb; b++) {
-        const uint8_t *rec = panel + (size_t)b * Q8_RECORD, *codes = rec + c0 * 32;
-        prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
-        __m256i s[TILE_ROWS][4];
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_setzero_si256();
-        UNROLL for (int p = 0; p < 8; p++) UNROLL for (int c = 0; c < C; c++) {
-            __m256i x = _mm256_xor_si256(load32(codes + p * 128 + c * 32), offset), abs_x = _mm256_abs_epi8(x);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256i q = bcast4(a[(size_t)r * (size_t)nb + (size_t)b].q + p * 4);
-                __m256i pairs = _mm256_maddubs_epi16(abs_x, _mm256_sign_epi8(q, x));
-                s[r][c] = _mm256_add_epi32(s[r][c], _mm256_madd_epi16(pairs, ones));
+        const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + c0 * 32;
+        prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+        UNROLL for (int h = 0; h < n_dots; h++) {
+            __m256i s[TILE_ROWS][4];
+            UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_setzero_si256();
+            UNROLL for (int p = h * 8 / n_dots; p < (h + 1) * 8 / n_dots; p++) UNROLL for (int c = 0; c < C; c++) {
+                __m256i x = load32(codes + p * 128 + c * 32);
+                if (F != PACK_Q8_MIN) x = _mm256_xor_si256(x, offset);
+                __m256i abs_x = F == PACK_Q8_MIN ? x : _mm256_abs_epi8(x);
+                UNROLL for (int r = 0; r < R; r++) {
+                    __m256i q = bcast4(a[(size_t)r * (size_t)nb + (size_t)b].q + p * 4);
+                    if (F != PACK_Q8_MIN) q = _mm256_sign_epi8(q, x);
+                    __m256i pairs = _mm256_maddubs_epi16(abs_x, q);
+                    s[r][c] = _mm256_add_epi32(s[r][c], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+            UNROLL for (int c = 0; c < C; c++) {
+                __m256 d = load_column(f32, rec + Q8_CODES, h, c0 + c);
+                UNROLL for (int r = 0; r < R; r++) {
+                    __m256 scale = _mm256_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].scale);
+                    f[r][c] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s[r][c]), scale), d, f[r][c]);
+                }
             }
         }
-        UNROLL for (int c = 0; c < C; c++) {
-            __m256 d = load_f16(rec + Q8_CODES + (c0 + c) * 16);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256 scale = _mm256_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].scale);
-                f[r][c] = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(s[r][c]), scale), d, f[r][c]);
+        if (F == PACK_Q8_MIN) UNROLL for (int c = 0; c < C; c++) {
+                __m256 m = load_column(true, rec + Q8_CODES, 1, c0 + c);
+                UNROLL for (int r = 0; r < R; r++) f[r][c] =
+                    _mm256_fmadd_ps(_mm256_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].sum), m, f[r][c]);
             }
-        }
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
         _mm256_store_ps(out + r * PANEL + (c0 + c) * 8, f[r][c]);
@@ -141,24 +161,27 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
             CASE_WIDE(body, 1, __VA_ARGS__)                                                                            \
             CASE_WIDE(body, 2, __VA_ARGS__)                                                                            \
         }
-static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out) {
-    DISPATCH(q4_body, panel, n_blocks, a, 2 * h, out)
-}
-static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out) {
-    DISPATCH(q8_body, panel, n_blocks, a, 2 * h, out)
-}
+#define TILE(name, body, ...)                                                                                          \
+    static void name##_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half,              \
+                            int n_halves, float *out) {                                                                \
+        DISPATCH(body, __VA_ARGS__, panel, n_blocks, a, 2 * h, out)                                                    \
+    }
+TILE(q4, q4_body, false)
+TILE(q4_f32, q4_body, true)
+TILE(q8, q8_body, PACK_Q8_F16, Q8_RECORD)
+TILE(q8_min, q8_body, PACK_Q8_MIN, Q8_MIN_RECORD)
+TILE(q8_halves, q8_body, PACK_Q8_HALVES, Q8_HALVES_RECORD)
 static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
                      float *out) {
     DISPATCH(f32_body, w, k, x, ldx, 2 * h, out)
 }
 
-static void q4_decode(const uint8_t *rec, float *out) {
-    prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
+INLINE void q4_decode_body(const bool F32, const uint8_t *rec, float *out) {
+    const int RECORD = F32 ? Q4_F32_RECORD : Q4_RECORD;
+    prefetch_lines(rec + 6 * RECORD, RECORD / 64);
     const __m256i low = _mm256_set1_epi32(15);
     for (int c = 0; c < 4; c++) {
-        __m256 d = load_f16(rec + Q4_CODES + c * 16), m = load_f16(rec + Q4_CODES + PANEL * 2 + c * 16);
+        __m256 d = load_column(F32, rec + Q4_CODES, 0, c), m = load_column(F32, rec + Q4_CODES, 1, c);
         for (int p = 0; p < 4; p++) {
             __m256i x = load32(rec + p * 128 + c * 32);
             for (int i = 0; i < 8; i++) { /* nibble 2i of each column: input 8p + i, nibble 2i + 1: input 8p + 4 + i */
@@ -170,21 +193,34 @@ static void q4_decode(const uint8_t *rec, float *out) {
         }
     }
 }
-static void q8_decode(const uint8_t *rec, float *out) {
-    prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
-    const __m256i low = _mm256_set1_epi32(255), offset = _mm256_set1_epi32(128);
+INLINE void q8_decode_body(const pack_form F, const int RECORD, const uint8_t *rec, float *out) {
+    const bool f32 = F != PACK_Q8_F16;
+    prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+    const __m256i low = _mm256_set1_epi32(255), offset = _mm256_set1_epi32(F == PACK_Q8_MIN ? 0 : 128);
     for (int c = 0; c < 4; c++) {
-        __m256 d = load_f16(rec + Q8_CODES + c * 16);
+        __m256 d0 = load_column(f32, rec + Q8_CODES, 0, c), d1 = f32 ? load_column(true, rec + Q8_CODES, 1, c) : d0;
         for (int p = 0; p < 8; p++) {
             __m256i x = load32(rec + p * 128 + c * 32);
             for (int i = 0; i < 4; i++) {
                 __m256 v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(x, low), offset));
-                _mm256_store_ps(out + (4 * p + i) * PANEL + c * 8, _mm256_mul_ps(d, v));
+                v = _mm256_mul_ps(F == PACK_Q8_HALVES && p >= 4 ? d1 : d0, v);
+                if (F == PACK_Q8_MIN) v = _mm256_add_ps(v, d1);
+                _mm256_store_ps(out + (4 * p + i) * PANEL + c * 8, v);
                 x = _mm256_srli_epi32(x, 8);
             }
         }
     }
 }
+#define DECODE(name, body, ...)                                                                                        \
+    static void name##_decode(const uint8_t *rec, float *out) {                                                        \
+        body(__VA_ARGS__, rec, out);                                                                                   \
+    }
+DECODE(q4, q4_decode_body, false)
+DECODE(q4_f32, q4_decode_body, true)
+DECODE(q8, q8_decode_body, PACK_Q8_F16, Q8_RECORD)
+DECODE(q8_min, q8_decode_body, PACK_Q8_MIN, Q8_MIN_RECORD)
+DECODE(q8_halves, q8_decode_body, PACK_Q8_HALVES, Q8_HALVES_RECORD)
+
 static void f16_decode(const uint16_t *src, size_t n, float *out) {
     for (size_t i = 0; i < n; i += 8) _mm256_store_ps(out + i, load_f16((const uint8_t *)(src + i)));
 }
@@ -226,5 +262,12 @@ static void quantise(const float *x, act_block *out) {
     out->sum = out->scale * (float)out->isum;
 }
 
-const linear_isa linear_avx2 = {q4_tile, q8_tile, f32_tile, q4_decode, q8_decode, f16_decode, bf16_decode, quantise};
+const linear_isa linear_avx2 = {
+    {q4_tile, q8_tile, q4_f32_tile, q8_min_tile, q8_halves_tile},
+    f32_tile,
+    {q4_decode, q8_decode, q4_f32_decode, q8_min_decode, q8_halves_decode},
+    f16_decode,
+    bf16_decode,
+    quantise,
+};
 #pragma GCC pop_options

@@ -18,19 +18,29 @@ INLINE __m512i bcast4(const int8_t *q) {
 INLINE __m512 load_f16(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
+/* Columns 16 * half .. of column array i behind the codes. */
+INLINE __m512 load_column(const bool f32, const uint8_t *columns, int i, int half) {
+    return f32 ? _mm512_load_ps((const float *)columns + i * PANEL + half * 16)
+               : load_f16(columns + (i * PANEL + half * 16) * 2);
+}
+INLINE int sum16(const int8_t *q) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)q);
+    return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
+}
 INLINE void prefetch_lines(const uint8_t *p, int n_lines) {
     for (int i = 0; i < n_lines; i++) _mm_prefetch((const char *)p + 64 * i, _MM_HINT_T0);
 }
 
 /* R rows and C registers of 16 columns are constants at every call. The panel is fetched ahead of its use: in decode it
  * comes from memory, and the next panel follows it (past the last one a prefetch does nothing). */
-INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half, float *out) {
+INLINE void q4_body(const int R, const int C, const bool F32, const uint8_t *panel, int nb, const act_block *a, int half, float *out) {
+    const int RECORD = F32 ? Q4_F32_RECORD : Q4_RECORD;
     const __m512i low = _mm512_set1_epi8(15);
     __m512 f[TILE_ROWS][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (int b = 0; b < nb; b++) {
-        const uint8_t *rec = panel + (size_t)b * Q4_RECORD, *codes = rec + half * 64;
-        prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
+        const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + half * 64;
+        prefetch_lines(rec + 6 * RECORD, RECORD / 64);
         __m512i s[TILE_ROWS][2];
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_setzero_si512();
         UNROLL for (int p = 0; p < 4; p++) {
@@ -49,8 +59,8 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
         }
         __m512 d[2], m[2];
         UNROLL for (int c = 0; c < C; c++) {
-            d[c] = load_f16(rec + Q4_CODES + (half + c) * 32);
-            m[c] = load_f16(rec + Q4_CODES + PANEL * 2 + (half + c) * 32);
+            d[c] = load_column(F32, rec + Q4_CODES, 0, half + c);
+            m[c] = load_column(F32, rec + Q4_CODES, 1, half + c);
         }
         UNROLL for (int r = 0; r < R; r++) {
             const act_block *ab = &a[(size_t)r * (size_t)nb + (size_t)b];
@@ -65,32 +75,46 @@ INLINE void q4_body(const int R, const int C, const uint8_t *panel, int nb, cons
         _mm512_store_ps(out + r * PANEL + (half + c) * 16, f[r][c]);
 }
 
-INLINE void q8_body(const int R, const int C, const uint8_t *panel, int nb, const act_block *a, int half, float *out) {
+/* 8-bit codes: SIGNED ones are stored + 128; MIN adds a minimum; HALVES has a step for each 16 inputs. Only plain Q8_0 has
+ * its columns in f16. */
+INLINE void q8_body(const int R, const int C, const pack_form F, const int RECORD, const uint8_t *panel, int nb,
+                    const act_block *a, int half, float *out) {
+    const bool f32 = F != PACK_Q8_F16, is_signed = F != PACK_Q8_MIN;
+    const int n_dots = F == PACK_Q8_HALVES ? 2 : 1;
     __m512 f[TILE_ROWS][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (int b = 0; b < nb; b++) {
-        const uint8_t *rec = panel + (size_t)b * Q8_RECORD, *codes = rec + half * 64;
-        prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
-        __m512i s[TILE_ROWS][2];
-        UNROLL for (int r = 0; r < R; r++) { /* sum (code + 128) q = sum code q + 128 sum q */
-            __m512i start = _mm512_set1_epi32(-128 * a[(size_t)r * (size_t)nb + (size_t)b].isum);
-            UNROLL for (int c = 0; c < C; c++) s[r][c] = start;
-        }
-        UNROLL for (int p = 0; p < 8; p++) {
-            __m512i x[2];
-            UNROLL for (int c = 0; c < C; c++) x[c] = _mm512_load_si512(codes + p * 128 + c * 64);
+        const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + half * 64;
+        prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+        UNROLL for (int h = 0; h < n_dots; h++) {
+            __m512i s[TILE_ROWS][2];
+            UNROLL for (int r = 0; r < R; r++) { /* sum (code + 128) q = sum code q + 128 sum q */
+                const act_block *ab = &a[(size_t)r * (size_t)nb + (size_t)b];
+                int sum = n_dots == 1 ? ab->isum : sum16(ab->q + 16 * h);
+                __m512i start = _mm512_set1_epi32(is_signed ? -128 * sum : 0);
+                UNROLL for (int c = 0; c < C; c++) s[r][c] = start;
+            }
+            UNROLL for (int p = h * 8 / n_dots; p < (h + 1) * 8 / n_dots; p++) {
+                __m512i x[2];
+                UNROLL for (int c = 0; c < C; c++) x[c] = _mm512_load_si512(codes + p * 128 + c * 64);
+                UNROLL for (int r = 0; r < R; r++) {
+                    __m512i q = bcast4(a[(size_t)r * (size_t)nb + (size_t)b].q + p * 4);
+                    UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_dpbusd_epi32(s[r][c], x[c], q);
+                }
+            }
+            __m512 d[2];
+            UNROLL for (int c = 0; c < C; c++) d[c] = load_column(f32, rec + Q8_CODES, h, half + c);
             UNROLL for (int r = 0; r < R; r++) {
-                __m512i q = bcast4(a[(size_t)r * (size_t)nb + (size_t)b].q + p * 4);
-                UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_dpbusd_epi32(s[r][c], x[c], q);
+                __m512 scale = _mm512_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].scale);
+                UNROLL for (int c = 0; c < C; c++) f[r][c] =
+                    _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[r][c]), scale), d[c], f[r][c]);
             }
         }
-        __m512 d[2];
-        UNROLL for (int c = 0; c < C; c++) d[c] = load_f16(rec + Q8_CODES + (half + c) * 32);
-        UNROLL for (int r = 0; r < R; r++) {
-            __m512 scale = _mm512_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].scale);
-            UNROLL for (int c = 0; c < C; c++) f[r][c] =
-                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[r][c]), scale), d[c], f[r][c]);
-        }
+        if (F == PACK_Q8_MIN) UNROLL for (int r = 0; r < R; r++) {
+                __m512 sum = _mm512_set1_ps(a[(size_t)r * (size_t)nb + (size_t)b].sum);
+                UNROLL for (int c = 0; c < C; c++) f[r][c] =
+                    _mm512_fmadd_ps(sum, load_column(true, rec + Q8_CODES, 1, half + c), f[r][c]);
+            }
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++)
         _mm512_store_ps(out + r * PANEL + (half + c) * 16, f[r][c]);
@@ -144,24 +168,27 @@ INLINE void f32_body(const int R, const int C, const float *w, int k, const floa
         CASE(body, 5, __VA_ARGS__)                                                                                     \
         CASE(body, 6, __VA_ARGS__)                                                                                     \
     }
-static void q4_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out) {
-    DISPATCH(q4_body, panel, n_blocks, a, half, out)
-}
-static void q8_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                    float *out) {
-    DISPATCH(q8_body, panel, n_blocks, a, half, out)
-}
+#define TILE(name, body, ...)                                                                                          \
+    static void name##_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half,              \
+                            int n_halves, float *out) {                                                                \
+        DISPATCH(body, __VA_ARGS__, panel, n_blocks, a, half, out)                                                     \
+    }
+TILE(q4, q4_body, false)
+TILE(q4_f32, q4_body, true)
+TILE(q8, q8_body, PACK_Q8_F16, Q8_RECORD)
+TILE(q8_min, q8_body, PACK_Q8_MIN, Q8_MIN_RECORD)
+TILE(q8_halves, q8_body, PACK_Q8_HALVES, Q8_HALVES_RECORD)
 static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
                      float *out) {
     DISPATCH(f32_body, w, k, x, ldx, half, out)
 }
 
-static void q4_decode(const uint8_t *rec, float *out) {
-    prefetch_lines(rec + 6 * Q4_RECORD, Q4_RECORD / 64);
+INLINE void q4_decode_body(const bool F32, const uint8_t *rec, float *out) {
+    const int RECORD = F32 ? Q4_F32_RECORD : Q4_RECORD;
+    prefetch_lines(rec + 6 * RECORD, RECORD / 64);
     const __m512i low = _mm512_set1_epi32(15);
     for (int c = 0; c < 2; c++) {
-        __m512 d = load_f16(rec + Q4_CODES + c * 32), m = load_f16(rec + Q4_CODES + PANEL * 2 + c * 32);
+        __m512 d = load_column(F32, rec + Q4_CODES, 0, c), m = load_column(F32, rec + Q4_CODES, 1, c);
         for (int p = 0; p < 4; p++) {
             __m512i x = _mm512_load_si512(rec + p * 128 + c * 64);
             for (int i = 0; i < 8; i++) { /* nibble 2i of each column: input 8p + i, nibble 2i + 1: input 8p + 4 + i */
@@ -173,21 +200,34 @@ static void q4_decode(const uint8_t *rec, float *out) {
         }
     }
 }
-static void q8_decode(const uint8_t *rec, float *out) {
-    prefetch_lines(rec + 4 * Q8_RECORD, Q8_RECORD / 64);
-    const __m512i low = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(128);
+INLINE void q8_decode_body(const pack_form F, const int RECORD, const uint8_t *rec, float *out) {
+    const bool f32 = F != PACK_Q8_F16;
+    prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+    const __m512i low = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(F == PACK_Q8_MIN ? 0 : 128);
     for (int c = 0; c < 2; c++) {
-        __m512 d = load_f16(rec + Q8_CODES + c * 32);
+        __m512 d0 = load_column(f32, rec + Q8_CODES, 0, c), d1 = f32 ? load_column(true, rec + Q8_CODES, 1, c) : d0;
         for (int p = 0; p < 8; p++) {
             __m512i x = _mm512_load_si512(rec + p * 128 + c * 64);
             for (int i = 0; i < 4; i++) {
                 __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(x, low), offset));
-                _mm512_store_ps(out + (4 * p + i) * PANEL + c * 16, _mm512_mul_ps(d, v));
+                v = _mm512_mul_ps(F == PACK_Q8_HALVES && p >= 4 ? d1 : d0, v);
+                if (F == PACK_Q8_MIN) v = _mm512_add_ps(v, d1);
+                _mm512_store_ps(out + (4 * p + i) * PANEL + c * 16, v);
                 x = _mm512_srli_epi32(x, 8);
             }
         }
     }
 }
+#define DECODE(name, body, ...)                                                                                        \
+    static void name##_decode(const uint8_t *rec, float *out) {                                                        \
+        body(__VA_ARGS__, rec, out);                                                                                   \
+    }
+DECODE(q4, q4_decode_body, false)
+DECODE(q4_f32, q4_decode_body, true)
+DECODE(q8, q8_decode_body, PACK_Q8_F16, Q8_RECORD)
+DECODE(q8_min, q8_decode_body, PACK_Q8_MIN, Q8_MIN_RECORD)
+DECODE(q8_halves, q8_decode_body, PACK_Q8_HALVES, Q8_HALVES_RECORD)
+
 static void f16_decode(const uint16_t *src, size_t n, float *out) {
     for (size_t i = 0; i < n; i += 16) _mm512_store_ps(out + i, load_f16((const uint8_t *)(src + i)));
 }
@@ -216,5 +256,12 @@ static void quantise(const float *x, act_block *out) {
     out->sum = out->scale * (float)out->isum;
 }
 
-const linear_isa linear_avx512 = {q4_tile, q8_tile, f32_tile, q4_decode, q8_decode, f16_decode, bf16_decode, quantise};
+const linear_isa linear_avx512 = {
+    {q4_tile, q8_tile, q4_f32_tile, q8_min_tile, q8_halves_tile},
+    f32_tile,
+    {q4_decode, q8_decode, q4_f32_decode, q8_min_decode, q8_halves_decode},
+    f16_decode,
+    bf16_decode,
+    quantise,
+};
 #pragma GCC pop_options

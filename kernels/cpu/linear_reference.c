@@ -9,12 +9,16 @@ static void store(float *y, float f, bool accumulate) {
 
 /* ---- exact, and float weights: decode a block, multiply, add ---- */
 static float dot_row(const wtype_info *info, const uint8_t *row, const float *x, int k) {
-    float f = 0;
+    enum { MAX_BLOCK = 256 };
+    const int n_decoded = info->block > QBLOCK ? info->block : QBLOCK;
+    float f = 0, w[MAX_BLOCK];
     for (int k0 = 0; k0 < k; k0 += QBLOCK) {
-        int n = k - k0 < QBLOCK ? k - k0 : QBLOCK;
-        float w[QBLOCK], s = 0;
-        info->decode(row + (size_t)(k0 / info->block) * (size_t)info->block_bytes, w, (size_t)n);
-        for (int i = 0; i < n; i++) s = fmaf(x[k0 + i], w[i], s);
+        int n = k - k0 < QBLOCK ? k - k0 : QBLOCK, at = k0 % n_decoded;
+        if (at == 0)
+            info->decode(row + (size_t)(k0 / info->block) * (size_t)info->block_bytes, w,
+                         (size_t)(info->block > QBLOCK ? info->block : n));
+        float s = 0;
+        for (int i = 0; i < n; i++) s = fmaf(x[k0 + i], w[at + i], s);
         f = f + s;
     }
     return f;
@@ -32,34 +36,26 @@ void linear_reference_exact(const par *p, const packed_weight *w, const act *a, 
 }
 
 /* ---- fast: integer dot per block, then the scales ---- */
-static float dot_q4_1(const uint8_t *row, const act_block *a, int n_blocks) {
+static float dot_quantised(wtype t, const uint8_t *row, const act_block *a, int n_blocks) {
+    const pack_form form = pack_form_of(t);
+    const int n_dots = form == PACK_Q8_HALVES ? 2 : 1, n = QBLOCK / n_dots;
+    const bool has_min = form == PACK_Q4_F16 || form == PACK_Q4_F32 || form == PACK_Q8_MIN;
     float f = 0;
-    for (int b = 0; b < n_blocks;
-         b++, row += 20, a++) { /* f16 d, f16 m, 16 bytes: low nibbles inputs 0..15, high 16..31 */
-        uint16_t d, m;
-        memcpy(&d, row, 2);
-        memcpy(&m, row + 2, 2);
-        int32_t dot = 0;
-        for (int j = 0; j < 16; j++) dot += (row[4 + j] & 15) * a->q[j] + (row[4 + j] >> 4) * a->q[j + 16];
-        f = fmaf((float)dot * a->scale, f16_to_f32(d), f);
-        f = fmaf(a->sum, f16_to_f32(m), f);
-    }
-    return f;
-}
-static float dot_q8_0(const uint8_t *row, const act_block *a, int n_blocks) {
-    float f = 0;
-    for (int b = 0; b < n_blocks; b++, row += 34, a++) { /* f16 d, 32 signed codes */
-        uint16_t d;
-        memcpy(&d, row, 2);
-        int32_t dot = 0;
-        for (int j = 0; j < QBLOCK; j++) dot += (int8_t)row[2 + j] * a->q[j];
-        f = fmaf((float)dot * a->scale, f16_to_f32(d), f);
+    for (int b = 0; b < n_blocks; b++, a++) {
+        quant_block w;
+        quant_block_read(t, row, b, &w);
+        for (int h = 0; h < n_dots; h++) {
+            int32_t dot = 0;
+            for (int j = h * n; j < (h + 1) * n; j++) dot += w.code[j] * a->q[j];
+            f = fmaf((float)dot * a->scale, w.d[h], f);
+        }
+        if (has_min) f = fmaf(a->sum, w.m, f);
     }
     return f;
 }
 
 void linear_reference_fast(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate) {
-    if (!wtype_is_quantised(w->type)) {
+    if (w->form == PACK_FLOAT) {
         linear_reference_exact(p, w, a, y, ldy, accumulate);
         return;
     }
@@ -70,7 +66,7 @@ void linear_reference_fast(const par *p, const packed_weight *w, const act *a, f
         for (int r = 0; r < a->m; r++) {
             const uint8_t *row = w->data + (size_t)o * w->panel_bytes;
             const act_block *blocks = (const act_block *)a->q + (size_t)r * (size_t)n_blocks;
-            float f = w->type == WTYPE_Q4_1 ? dot_q4_1(row, blocks, n_blocks) : dot_q8_0(row, blocks, n_blocks);
+            float f = dot_quantised(w->type, row, blocks, n_blocks);
             store(&y[(size_t)r * ldy + (size_t)o], f, accumulate);
         }
 }

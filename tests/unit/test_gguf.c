@@ -200,11 +200,11 @@ static void getters_name_missing_keys_and_wrong_types(void **state) {
 
 static void demands_compare_shape_and_type(void **state) {
     gguf_writer w = {0};
-    uint8_t *bytes, block[144] = {0};
+    uint8_t *bytes, block[84] = {0};
     uint64_t dim_256[] = {256}, dim_64x2[] = {64, 2};
     const gguf_tensor *t;
     write_one_tensor(&w, "t");
-    gguf_write_tensor_raw(&w, "k", 1, dim_256, 12, 0, block, sizeof block);
+    gguf_write_tensor_raw(&w, "k", 1, dim_256, 10, 0, block, sizeof block);
     gguf *g = open_writer(&w, &bytes);
     assert_int_equal(gguf_tensor_demand(g, "u", 2, dim_32x2, &t), ERR_FORMAT);
     assert_text_has("tensor \"u\" is missing");
@@ -212,7 +212,7 @@ static void demands_compare_shape_and_type(void **state) {
     assert_text_has("is 32 x 2, but the model's metadata demand 64 x 2");
     assert_int_equal(gguf_tensor_demand(g, "t", 1, dim_32x2, &t), ERR_FORMAT);
     assert_int_equal(gguf_tensor_demand(g, "k", 1, dim_256, &t), ERR_UNSUPPORTED);
-    assert_text_has("weight type Q4_K; supported are F32 F16 Q4_1 Q8_0 BF16");
+    assert_text_has("weight type Q2_K; supported are F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K BF16");
     gguf_close(g);
     free(bytes);
 }
@@ -366,7 +366,7 @@ static void impossible_shapes_are_refused(void **state) {
         {1, {1ull << 62}, WTYPE_F32, ERR_FORMAT, "more than the file holds"}, /* times 4 is 0 in 64 bits */
         {2, {33, 2}, WTYPE_Q4_1, ERR_FORMAT, "33 columns are no multiple of the 32 values in a block of Q4_1"},
         {1, {128}, 12, ERR_FORMAT, "a block of Q4_K"},
-        {1, {32}, 77, ERR_UNSUPPORTED, "unknown weight type 77; supported are F32 F16 Q4_1 Q8_0 BF16"},
+        {1, {32}, 77, ERR_UNSUPPORTED, "unknown weight type 77; supported are F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K BF16"},
         {1, {1000}, WTYPE_F32, ERR_FORMAT, "more than the file holds"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

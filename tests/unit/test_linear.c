@@ -13,10 +13,16 @@
 #include "base/rng.h"
 #include "tests/support/seed.h"
 
-static const wtype types[] = {WTYPE_Q4_1, WTYPE_Q8_0, WTYPE_F32, WTYPE_F16, WTYPE_BF16};
-enum { N_TYPES = sizeof types / sizeof *types, MAX_ISAS = 8 };
+static const wtype types[] = {WTYPE_Q4_0, WTYPE_Q4_1, WTYPE_Q5_0, WTYPE_Q5_1, WTYPE_Q8_0, WTYPE_Q4_K,
+                              WTYPE_Q5_K, WTYPE_Q6_K, WTYPE_F32,  WTYPE_F16,  WTYPE_BF16};
+enum { N_TYPES = sizeof types / sizeof *types, N_QUANTISED = 8, MAX_ISAS = 8 };
 static bool quantised(wtype t) {
-    return t == WTYPE_Q4_1 || t == WTYPE_Q8_0;
+    return t != WTYPE_F32 && t != WTYPE_F16 && t != WTYPE_BF16;
+}
+/* n blocks of 32 inputs, rounded up to whole blocks of the type. */
+static int inputs(wtype t, int n) {
+    int block = wtype_find(t)->block;
+    return (32 * n + block - 1) / block * block;
 }
 
 /* ---- a random layer: weights as in a file, activations, exact-size buffers (malloc, so that ASan guards their ends)
@@ -55,6 +61,21 @@ static layer layer_make(rng *r, wtype t, int n, int k, int m, layer_kind kind) {
             memcpy(b + 2, &min, 2);
             for (int j = 4; j < 20; j++) b[j] = kind == EXTREME ? 255 : (uint8_t)rng_below(r, 256);
             break;
+        case WTYPE_Q4_0:
+        case WTYPE_Q5_0:
+        case WTYPE_Q5_1:
+        case WTYPE_Q4_K:
+        case WTYPE_Q5_K:
+        case WTYPE_Q6_K: { /* any bytes are codes and scales; the steps in f16 are small numbers */
+            bool super = info->block == 256;
+            h = f16_from_f32(super ? value / 32 : value);
+            min = f16_from_f32(f16_to_f32(min) / (super ? 32 : 1));
+            for (int j = 0; j < info->block_bytes; j++)
+                b[j] = kind == EXTREME ? (rng_below(r, 50) ? 0xff : 0) : (uint8_t)rng_below(r, 256);
+            memcpy(t == WTYPE_Q6_K ? b + 208 : b, &h, 2);
+            if (t == WTYPE_Q5_1 || t == WTYPE_Q4_K || t == WTYPE_Q5_K) memcpy(b + 2, &min, 2);
+            break;
+        }
         case WTYPE_Q8_0:
             memcpy(b, &h, 2);
             for (int j = 2; j < 34; j++)
@@ -157,10 +178,10 @@ static void every_path_has_the_bits_of_the_reference(void **state) {
     for (int t = 0; t < N_TYPES; t++) {
         for (size_t i = 0; i < sizeof ms / sizeof *ms; i++)
             check_paths(&r, types[t], ns[rng_below(&r, 10)],
-                        quantised(types[t]) ? 32 * (1 + (int)rng_below(&r, 9)) : 1 + (int)rng_below(&r, 300), ms[i],
+                        quantised(types[t]) ? inputs(types[t], 1 + (int)rng_below(&r, 9)) : 1 + (int)rng_below(&r, 300), ms[i],
                         ORDINARY);
         for (size_t i = 0; i < sizeof ns / sizeof *ns; i++)
-            check_paths(&r, types[t], ns[i], quantised(types[t]) ? 32 : 1 + (int)rng_below(&r, 40),
+            check_paths(&r, types[t], ns[i], quantised(types[t]) ? inputs(types[t], 1) : 1 + (int)rng_below(&r, 40),
                         ms[rng_below(&r, 9)], ORDINARY);
     }
 }
@@ -172,16 +193,17 @@ static void shapes_of_the_default_model(void **state) {
 }
 static void extreme_codes_do_not_saturate(void **state) {
     rng r = rng_make(seed_get(), 3);
-    for (int t = 0; t < 2; t++)
-        for (int m = 1; m <= 7; m++) check_paths(&r, types[t], 33, 128, m, EXTREME);
+    for (int t = 0; t < N_QUANTISED; t++)
+        for (int m = 1; m <= 7; m++) check_paths(&r, types[t], 33, inputs(types[t], 4), m, EXTREME);
 }
 
 static void a_row_alone_equals_the_row_in_a_batch(void **state) {
     const char *isas[MAX_ISAS];
     int n_isas = backend_isas(isas, MAX_ISAS);
     rng r = rng_make(seed_get(), 4);
-    enum { N = 70, K = 160, M = 103 };
+    enum { N = 70, M = 103 };
     for (int t = 0; t < N_TYPES; t++) {
+        const int K = inputs(types[t], 5);
         layer l = layer_make(&r, types[t], N, K, M, ORDINARY);
         for (int i = 0; i < n_isas; i++)
             for (int math = 0; math < 2; math++) {
@@ -190,7 +212,7 @@ static void a_row_alone_equals_the_row_in_a_batch(void **state) {
                 float *all = filled((size_t)M * N, 0), *one = filled(N, 0);
                 apply(b, w, l.x, M, K, all, N, false, 1);
                 for (int row = 0; row < M; row++) {
-                    apply(b, w, l.x + (size_t)row * K, 1, K, one, N, false, 1);
+                    apply(b, w, l.x + row * K, 1, K, one, N, false, 1);
                     assert_memory_equal(one, all + (size_t)row * N, sizeof(float) * N);
                 }
                 free(all);
@@ -203,11 +225,12 @@ static void a_row_alone_equals_the_row_in_a_batch(void **state) {
 
 static void errors_stay_within_their_bounds(void **state) {
     rng r = rng_make(seed_get(), 5);
-    enum { N = 40, K = 288, M = 5 };
+    enum { N = 40, M = 5 };
     for (int t = 0; t < N_TYPES; t++) {
+        const int K = inputs(types[t], 9);
         layer l = layer_make(&r, types[t], N, K, M, ORDINARY);
-        float *w = malloc(sizeof *w * N * K);
-        wtype_find(types[t])->decode(l.src.data, w, (size_t)N * K);
+        float *w = malloc(sizeof *w * N * (size_t)K);
+        wtype_find(types[t])->decode(l.src.data, w, (size_t)N * (size_t)K);
         for (int math = 0; math < 2; math++) {
             const backend *b = find("cpu", "auto", (math_mode)math);
             packed_weight *pw = pack(b, &l);
@@ -246,10 +269,11 @@ static void values_that_are_not_finite_stay_in_their_row(void **state) {
     const char *isas[MAX_ISAS];
     int n_isas = backend_isas(isas, MAX_ISAS);
     rng r = rng_make(seed_get(), 6);
-    enum { N = 33, K = 64, M = 6 };
+    enum { N = 33, M = 6 };
     for (int t = 0; t < N_TYPES; t++)
         for (int i = 0; i < n_isas; i++)
             for (int math = 0; math < 2; math++) {
+                const int K = inputs(types[t], 2);
                 layer l = layer_make(&r, types[t], N, K, M, ORDINARY);
                 const backend *b = find("cpu", isas[i], (math_mode)math);
                 packed_weight *w = pack(b, &l);
@@ -257,7 +281,7 @@ static void values_that_are_not_finite_stay_in_their_row(void **state) {
                 apply(b, w, l.x, M, K, clean, N, false, 1);
                 l.x[1 * K + 5] = NAN;
                 l.x[3 * K + 40] = -INFINITY;
-                memset(l.x + 4 * K, 0, K * sizeof(float));
+                memset(l.x + 4 * K, 0, (size_t)K * sizeof(float));
                 for (int k = 0; k < K; k++) l.x[5 * K + k] *= 1e-39f; /* 127 / max would overflow */
                 apply(b, w, l.x, M, K, y, N, false, 1);
                 for (int o = 0; o < N; o++) {
@@ -281,10 +305,10 @@ static void weights_that_cannot_be_packed_are_named(void **state) {
     for (int i = 0; i < 2; i++) {
         const backend *b = find(names[i], "auto", MATH_FAST);
         packed_weight *w = NULL;
-        weight_src src = {zeros, (wtype)12, 4, 256, "blk.0.attn_q.weight"};
+        weight_src src = {zeros, (wtype)10, 4, 256, "blk.0.attn_q.weight"};
         assert_int_equal(b->weight_pack(b, &src, &w), ERR_UNSUPPORTED);
         assert_non_null(strstr(err_text(), "blk.0.attn_q.weight"));
-        assert_non_null(strstr(err_text(), "Q4_K"));
+        assert_non_null(strstr(err_text(), "Q2_K"));
         assert_non_null(strstr(err_text(), "Q8_0"));
         src = (weight_src){zeros, WTYPE_Q8_0, 2, 40, "output.weight"};
         assert_int_equal(b->weight_pack(b, &src, &w), ERR_UNSUPPORTED);
@@ -293,8 +317,20 @@ static void weights_that_cannot_be_packed_are_named(void **state) {
         src = (weight_src){zeros, WTYPE_F32, 0, 4, "empty"};
         assert_int_equal(b->weight_pack(b, &src, &w), ERR_UNSUPPORTED);
         assert_non_null(strstr(err_text(), "0 x 4"));
+        src = (weight_src){zeros, WTYPE_Q6_K, 2, 320, "blk.1.ffn_up.weight"};
+        assert_int_equal(b->weight_pack(b, &src, &w), ERR_UNSUPPORTED);
+        assert_non_null(strstr(err_text(), "blk.1.ffn_up.weight"));
+        assert_non_null(strstr(err_text(), "256"));
         assert_null(w);
     }
+    /* the packed form of Q4_0 holds -8 steps in f16 */
+    uint8_t block[18] = {0xff, 0x7b}; /* 65504 */
+    weight_src src = {block, WTYPE_Q4_0, 1, 32, "output.weight"};
+    packed_weight *w = NULL;
+    const backend *b = find("cpu", "auto", MATH_FAST);
+    assert_int_equal(b->weight_pack(b, &src, &w), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "65504"));
+    assert_null(w);
 }
 static void packing_counts_its_bytes_and_survives_lack_of_memory(void **state) {
     rng r = rng_make(seed_get(), 7);

@@ -78,18 +78,18 @@ static void sizes_and_names_follow_the_format(void **state) {
     assert_int_equal(wtype_row_bytes(WTYPE_Q4_1, 576), 576 / 32 * 20);
     assert_int_equal(wtype_row_bytes(WTYPE_Q8_0, 576), 576 / 32 * 34);
     assert_int_equal(wtype_row_bytes(WTYPE_BF16, 576), 1152);
-    assert_string_equal(wtype_file_name(12), "Q4_K");
+    assert_string_equal(wtype_file_name(10), "Q2_K");
     assert_string_equal(wtype_file_name(77), "type 77");
-    assert_null(wtype_find(12));
+    assert_null(wtype_find(10));
     assert_null(wtype_find(77));
     int block, bytes;
     assert_true(wtype_file_block(14, &block, &bytes));
     assert_int_equal(block, 256);
     assert_int_equal(bytes, 210);
     assert_false(wtype_file_block(4, &block, &bytes));
-    const uint32_t all[] = {0, 1, 3, 8, 30};
-    char list[64] = "";
-    for (int i = 0; i < 5; i++) {
+    const uint32_t all[] = {0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 30};
+    char list[128] = "";
+    for (int i = 0; i < 11; i++) {
         const wtype_info *w = wtype_find(all[i]);
         assert_true(wtype_file_block(all[i], &block, &bytes));
         assert_true(w->block == block && w->block_bytes == bytes);
@@ -99,6 +99,44 @@ static void sizes_and_names_follow_the_format(void **state) {
     assert_string_equal(list, wtype_supported());
 }
 
+static int hex_value(const char *s, int n) {
+    int v = 0;
+    for (int i = 0; i < n; i++) v = v * 16 + (s[i] <= '9' ? s[i] - '0' : s[i] - 'a' + 10);
+    return v;
+}
+
+/* tests/golden/wtype_blocks.txt: blocks and what the Python package gguf decodes them to, both in hex. */
+static void blocks_decode_to_the_bits_of_the_gguf_package(void **state) {
+    FILE *f = fopen("tests/golden/wtype_blocks.txt", "r");
+    assert_non_null(f);
+    char name[16], bytes[2048], want[4096];
+    int n_lines = 0, n_types = 0, last = -1;
+    while (fscanf(f, " %15s %2047s %4095s", name, bytes, want) == 3) {
+        uint32_t type = 0;
+        while (strcmp(wtype_file_name(type), name) != 0) assert_true(++type < 64);
+        const wtype_info *w = wtype_find(type);
+        assert_non_null(w);
+        uint8_t block[256];
+        float x[256];
+        assert_int_equal(strlen(bytes), 2 * w->block_bytes);
+        assert_int_equal(strlen(want), 8 * w->block);
+        for (int i = 0; i < w->block_bytes; i++) block[i] = (uint8_t)hex_value(bytes + 2 * i, 2);
+        w->decode(block, x, (size_t)w->block);
+        for (int i = 0; i < w->block; i++) {
+            uint32_t bits = 0, got;
+            for (int k = 0; k < 4; k++) bits |= (uint32_t)hex_value(want + 8 * i + 2 * k, 2) << 8 * k;
+            memcpy(&got, &x[i], 4);
+            if (got != bits) fail_msg("%s, line %d, value %d: %08x, expected %08x", name, n_lines + 1, i, got, bits);
+        }
+        n_lines++;
+        n_types += (int)type != last;
+        last = (int)type;
+    }
+    fclose(f);
+    assert_int_equal(n_types, 8);
+    assert_true(n_lines >= 2 * n_types);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_types_are_read_as_little_endian_values),
@@ -106,6 +144,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(q8_0_values_are_signed),
         cmocka_unit_test(written_weights_come_back_within_half_a_step),
         cmocka_unit_test(sizes_and_names_follow_the_format),
+        cmocka_unit_test(blocks_decode_to_the_bits_of_the_gguf_package),
     };
     seed_begin(argc, argv);
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
