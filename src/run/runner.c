@@ -24,7 +24,7 @@
 #include "run/signals.h"
 #include "run/worker.h"
 
-enum { NOTHING = -3 }; /* no unit begun; else a point, WORKER_PREPARE, WORKER_NOISE */
+enum { NOTHING = -3, BETWEEN = -4 }; /* no unit begun; none in hand; else a point, WORKER_PREPARE, WORKER_NOISE */
 
 typedef struct runner {
     const experiment *x;
@@ -80,6 +80,7 @@ static err keep_record(runner *run, unit_record *rec, const json_t *line) {
     if (rec->status == UNIT_FAILED)
         log_error("%s, %s: %s", rec->label, *rec->item_id ? rec->item_id : rec->task, rec->text);
     show_progress(run, rec->label);
+    run->point = BETWEEN;
     return results_add(run->r, rec);
 }
 
@@ -101,6 +102,10 @@ static err keep_crash(runner *run, int point, const char *why) {
 
 /* The unit in hand gets a row; a record that could not even be prepared costs all units that wait for it. */
 static err keep_crashed(runner *run, const char *why) {
+    if (run->point == BETWEEN) {
+        log_warn("%s between two units; it is started again", why);
+        return OK;
+    }
     const char *on = run->point == WORKER_PREPARE ? "preparing a record"
                      : run->point == WORKER_NOISE ? "noise"
                                                   : run->r->points[run->point].label;
@@ -164,6 +169,7 @@ static err take_message(runner *run, const json_t *j) {
     if (strcmp(kind, "begin") == 0) return take_begin(run, j);
     if (strcmp(kind, "prepared") == 0) {
         run->spent += run->r->tasks[run->t].cost_prepare;
+        run->point = BETWEEN;
         return OK;
     }
     unit_record rec;
