@@ -19,7 +19,7 @@ size_t arena_bytes = arena_limit;
 static char *top; // allocations end here
 static int n_open;
 static bool is_protected;
-static size_t live_bytes, quarantined_bytes;
+static size_t live_bytes, quarantined_bytes, protected_bytes;
 static std::map<char *, size_t> allocations, host_allocations;
 static std::deque<std::pair<char *, size_t>> quarantine;
 
@@ -72,14 +72,15 @@ void arena_init() {
 void arena_open() {
     arena_init();
     if (n_open++ == 0 && is_protected) {
-        mprotect(arena, arena_limit, PROT_READ | PROT_WRITE);
+        mprotect(arena, protected_bytes, PROT_READ | PROT_WRITE);
         is_protected = false;
     }
 }
 
 void arena_close() {
     if (--n_open == 0 && options().protect) {
-        mprotect(arena, arena_limit, PROT_NONE);
+        protected_bytes = (static_cast<size_t>(top - arena) + 4095) / 4096 * 4096;
+        mprotect(arena, protected_bytes, PROT_NONE);
         is_protected = true;
     }
 }
@@ -167,12 +168,13 @@ void arena_reset() {
     for (auto &a : allocations) {
         check_red_zones(a.first, a.second);
         check_freed(a.first, a.second);
-        quarantine.emplace_back(a.first, a.second);
     }
     allocations.clear();
+    quarantine.clear();
+    top = arena + max_host_threads * shared_region_bytes;
     for (auto &h : host_allocations) delete[] h.first;
     host_allocations.clear();
-    live_bytes = 0;
+    live_bytes = quarantined_bytes = 0;
 }
 
 size_t live_allocations() { return allocations.size() + host_allocations.size(); }

@@ -14,6 +14,7 @@ const std::vector<Case> &block_cases();
 const std::vector<Case> &list_cases();
 const std::vector<Case> &matrix_cases();
 const std::vector<Case> &attention_cases();
+const std::vector<Case> &tricky_cases();
 
 inline unsigned case_random = 12345;
 inline unsigned next_random() {

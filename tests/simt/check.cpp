@@ -301,10 +301,13 @@ static void check_outside(Worker &w, Fiber &f, const char *p, size_t bytes, Acce
     }
     const char *closure = reinterpret_cast<const char *>(w.launch->closure);
     if (access == Access::read && p >= closure && p + bytes <= closure + w.launch->closure->bytes) return;
+    for (unsigned i = 0; i < n_constants && access == Access::read; i++) {
+        if (p >= constants[i].p && p + bytes <= constants[i].p + constants[i].bytes) return;
+    }
     for (unsigned i = 0; i < n_constants; i++) {
-        if (p < constants[i].p || p >= constants[i].p + constants[i].bytes) continue;
-        if (access == Access::read && p + bytes <= constants[i].p + constants[i].bytes) return;
-        report(Kind::out_of_bounds, where, at_site({}), "%s a CONSTANT array", access == Access::read ? "reads past the end of" : "writes to");
+        if (p < constants[i].p || p >= constants[i].p + constants[i].bytes + 64) continue;
+        report(Kind::out_of_bounds, where, at_site({}), "%s %zu bytes at byte %td of a CONSTANT array of %zu",
+               access == Access::read ? "reads" : "writes", bytes, p - constants[i].p, constants[i].bytes);
         set_error(cudaErrorIllegalAddress, true);
         abort_launch(w);
     }

@@ -16,7 +16,7 @@ static std::vector<Report> all_reports;
 static std::set<std::tuple<Kind, std::string, int, std::string, int>> known;
 static std::mutex lock; // several host threads may find something wrong even without the checker
 static std::vector<BarrierSite> sites;
-static const BarrierSite *skipped;
+static std::vector<BarrierSite> skipped;
 
 const std::vector<Report> &reports() { return all_reports; }
 
@@ -144,10 +144,18 @@ void note_barrier(Site site, bool warp) {
     sites.push_back({site.file, site.line, site.id, warp});
 }
 
-bool barrier_skipped(Site site) { return skipped && same(*skipped, site); }
+bool barrier_skipped(Site site) {
+    for (const BarrierSite &b : skipped) {
+        if (same(b, site)) return true;
+    }
+    return false;
+}
 
 const std::vector<BarrierSite> &barrier_sites() { return sites; }
 void clear_barrier_sites() { sites.clear(); }
-void skip_barrier(const BarrierSite *site) { skipped = site; }
+void skip_barriers(const std::vector<BarrierSite> &s) {
+    Quiet quiet;
+    skipped = s;
+}
 
 } // namespace simt

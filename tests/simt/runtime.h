@@ -123,7 +123,8 @@ bool instrumented();
 // Static shared memory of the last launch as ptxas counts it (without the executor's red zones).
 size_t last_static_shared_bytes();
 
-// Where kernels executed __syncthreads or __syncwarp, for the barrier mutator; skipping one of them deletes it.
+// Where kernels executed __syncthreads or __syncwarp, for the barrier mutator; skipping deletes it. A header's barrier has a site in each
+// source file that includes it.
 struct BarrierSite {
     const char *file;
     int line, id;
@@ -131,7 +132,7 @@ struct BarrierSite {
 };
 const std::vector<BarrierSite> &barrier_sites();
 void clear_barrier_sites();
-void skip_barrier(const BarrierSite *site); // nullptr: none
+void skip_barriers(const std::vector<BarrierSite> &sites);
 
 struct Counters {
     struct Space {

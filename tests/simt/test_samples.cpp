@@ -6,7 +6,7 @@
 
 static std::vector<Case> all_cases() {
     std::vector<Case> all;
-    for (const auto *part : {&list_cases(), &matrix_cases(), &attention_cases(), &block_cases()}) all.insert(all.end(), part->begin(), part->end());
+    for (const auto *part : {&list_cases(), &matrix_cases(), &attention_cases(), &block_cases(), &tricky_cases()}) all.insert(all.end(), part->begin(), part->end());
     return all;
 }
 

@@ -118,8 +118,8 @@ static void complete_ready(Worker &w, unsigned warp) {
         for (unsigned rest = present; rest && ready; rest &= rest - 1) {
             const Fiber &g = lanes[__builtin_ctz(rest)];
             ready = g.state == State::in_collective && same_call(f, g);
+            if (ready) tried |= 1u << g.lane; // the same question has the same answer
         }
-        tried |= present;
         if (!ready) continue;
         if (present != expected || expected != f.mask) {
             report(Kind::exit_before_barrier, at_site(f.site), at_site({}), "lanes %08x of mask %08x exited or do not exist at this warp operation",
