@@ -58,7 +58,7 @@ static frame make_frame(const mark *m, int n, bool log_y, double noise, double f
     if (!isfinite(least)) least = most = 1e-6;
     if (zero) f.zero = least / 3;
     f.y0 = (zero ? f.zero : least) / 1.8;
-    f.y1 = most * 2;
+    f.y1 = fmax(most, least) * 2; /* nobody has a KL above 0, but there is a noise floor */
     return f;
 }
 
