@@ -8,7 +8,12 @@
 namespace simt {
 
 Counters totals;
-const Counters &counters() { return totals; }
+
+const Counters &counters() {
+    Quiet quiet;
+    count_code_finish(&totals);
+    return totals;
+}
 
 struct LaneAccess {
     uint64_t group; // place, warp and how often the lane has been there
@@ -24,6 +29,7 @@ void clear_counters() {
     totals = Counters();
     accesses.clear();
     visits.clear();
+    count_code_clear();
 }
 
 void count_instruction(Instruction which, uint64_t flops) {

@@ -177,6 +177,8 @@ uint32_t check_end();                                        // one past its las
 void check_copy_access(const void *p, size_t bytes, bool write, bool cautious);
 void count_access(const void *p, size_t bytes, Access access, const Where &where);
 void count_block_end(Worker &w);
+void count_code_finish(Counters *c);
+void count_code_clear();
 extern Counters totals;
 
 // The executor's own code may call library functions that were compiled with instrumentation elsewhere in the program; inside a Quiet

@@ -27,8 +27,9 @@ struct HostBuffer {
 struct Work {
     std::function<cudaError_t(bool cautious)> run;
     std::vector<uint64_t> after;      // direct predecessors that were pending when it was queued
-    std::vector<uint64_t> concurrent; // queued before it and still pending then, without an order between the two
-    HostBuffer host;
+    std::vector<uint64_t> concurrent; // pending at the same time, without an order between the two
+    HostBuffer host;    // must not change until the work runs
+    HostBuffer touched; // host memory it reads or writes
 };
 
 static std::map<uint64_t, Work> pending;
@@ -70,10 +71,7 @@ static cudaError_t run_work(uint64_t id) {
         auto it = epochs_of.find(other);
         if (it != epochs_of.end()) concurrent.push_back(it->second);
     }
-    bool cautious = !concurrent.empty();
-    for (const auto &p : pending) {
-        for (uint64_t other : p.second.concurrent) cautious |= other == id;
-    }
+    const bool cautious = !work.concurrent.empty();
     const uint32_t first = check_begin(concurrent);
     const cudaError_t error = work.run(cautious);
     if (cautious) epochs_of[id] = {first, check_end()};
@@ -100,7 +98,7 @@ cudaError_t run_all_work() {
     return sticky_error();
 }
 
-static uint64_t enqueue(cudaStream_t handle, HostBuffer host, std::function<cudaError_t(bool)> run) {
+static uint64_t enqueue(cudaStream_t handle, HostBuffer host, HostBuffer touched, std::function<cudaError_t(bool)> run) {
     simt_stream *stream = handle ? handle : &default_stream;
     const uint64_t id = ++last_work;
     Work work;
@@ -122,12 +120,14 @@ static uint64_t enqueue(cudaStream_t handle, HostBuffer host, std::function<cuda
     stream->last = id;
     std::set<uint64_t> ancestors;
     gather_ancestors(work, ancestors);
-    for (const auto &p : pending) {
-        if (!ancestors.count(p.first)) work.concurrent.push_back(p.first);
+    for (auto &p : pending) {
+        if (ancestors.count(p.first)) continue;
+        work.concurrent.push_back(p.first);
+        p.second.concurrent.push_back(id);
     }
-    if (options().deferred && host.p) host.hash = hash_bytes(host.p, host.bytes);
-    else host.p = nullptr;
+    if (host.p) host.hash = hash_bytes(host.p, host.bytes);
     work.host = host;
+    work.touched = touched;
     if (pending.empty()) random_state = options().seed * 77 + id;
     pending.emplace(id, std::move(work));
     if (!options().deferred) run_until(id);
@@ -137,7 +137,7 @@ static uint64_t enqueue(cudaStream_t handle, HostBuffer host, std::function<cuda
 cudaError_t enqueue_launch(cudaStream_t stream, std::unique_ptr<Launch> launch, std::unique_ptr<Closure> closure) {
     std::shared_ptr<Launch> l(std::move(launch));
     std::shared_ptr<Closure> c(std::move(closure));
-    enqueue(stream, {}, [l, c](bool) {
+    enqueue(stream, {}, {}, [l, c](bool) {
         execute_launch(*l);
         return sticky_error();
     });
@@ -158,12 +158,12 @@ void streams_reset() {
 void host_buffer_freed(const void *p, size_t bytes) {
     const char *first = static_cast<const char *>(p);
     for (auto &w : pending) {
-        const char *buffer = static_cast<const char *>(w.second.host.p);
+        const char *buffer = static_cast<const char *>(w.second.touched.p);
         if (!buffer || buffer < first || buffer >= first + bytes) continue;
         const Site site = {"a host buffer", static_cast<int>(bytes), 0};
         report(Kind::host_buffer, at_site(site), at_site({}), "cudaFreeHost of %zu bytes that an asynchronous copy still needs", bytes);
         w.second.run = [](bool) { return cudaSuccess; };
-        w.second.host.p = nullptr;
+        w.second.host.p = w.second.touched.p = nullptr;
     }
 }
 
@@ -182,6 +182,15 @@ cudaError_t check_copy(const void *to, const void *from, size_t bytes, cudaMemcp
     return cudaSuccess;
 }
 
+static bool host_is_busy(const HostBuffer &h) {
+    const char *first = static_cast<const char *>(h.p);
+    for (const auto &w : pending) {
+        const char *other = static_cast<const char *>(w.second.touched.p);
+        if (other && first < other + w.second.touched.bytes && other < first + h.bytes) return true;
+    }
+    return false;
+}
+
 static cudaError_t enqueue_copy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream, bool wait) {
     Quiet quiet;
     if (sticky_error()) return sticky_error();
@@ -192,13 +201,14 @@ static cudaError_t enqueue_copy(void *to, const void *from, size_t bytes, cudaMe
     }
     if (bytes == 0) return cudaSuccess;
     HostBuffer host;
-    if (!wait && !in_arena(from)) host = {from, bytes, 0};
-    if (!wait && !in_arena(to)) {
+    if (options().deferred && !wait) {
+        host = {in_arena(from) ? to : from, bytes, 0};
+        // Memory that a copy queued earlier reads or fills changes legally before this one runs.
+        if (in_arena(host.p) || host_is_busy(host)) host.p = nullptr;
         // A device may write any time from here on: what the host finds there before it waits is worthless.
-        if (options().deferred) memset(to, 0xCD, bytes);
-        host = {to, bytes, 0};
+        if (host.p == to) memset(to, 0xCD, bytes);
     }
-    const uint64_t id = enqueue(stream, host, [=](bool cautious) {
+    const uint64_t id = enqueue(stream, host, {in_arena(from) ? (in_arena(to) ? nullptr : to) : from, bytes, 0}, [=](bool cautious) {
         ArenaScope open;
         check_copy_access(from, bytes, false, cautious);
         check_copy_access(to, bytes, true, cautious);
@@ -218,7 +228,7 @@ static cudaError_t enqueue_memset(void *p, int value, size_t bytes, cudaStream_t
         return cudaErrorInvalidValue;
     }
     if (bytes == 0) return cudaSuccess;
-    enqueue(stream, {}, [=](bool cautious) {
+    enqueue(stream, {}, {}, [=](bool cautious) {
         ArenaScope open;
         check_copy_access(p, bytes, true, cautious);
         memset(p, value, bytes);
@@ -295,7 +305,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
     Quiet quiet;
     if (!stream_of(stream)) return cudaErrorInvalidResourceHandle;
     if (!function) return cudaErrorInvalidValue;
-    enqueue(stream, {}, [=](bool) {
+    enqueue(stream, {}, {}, [=](bool) {
         function(data);
         return cudaSuccess;
     });
@@ -317,7 +327,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     Quiet quiet;
     if (!event || !stream_of(stream)) return cudaErrorInvalidResourceHandle;
-    event->work = enqueue(stream, {}, [event](bool) {
+    event->work = enqueue(stream, {}, {}, [event](bool) {
         event->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
         return cudaSuccess;
     });

@@ -52,8 +52,8 @@ __global__ void mma_tile(float *c, const __half *a, const __half *b, int k) {
     const int lane = threadIdx.x;
     float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for (int k0 = 0; k0 < k; k0 += 16) {
-        st128(&a_tile[lane / 2][8 * (lane % 2)], ld128(a + (lane / 2) * k + k0 + 8 * (lane % 2)));
-        if (lane < 16) st128(&b_tile[lane / 2][8 * (lane % 2)], ld128(b + (lane / 2) * k + k0 + 8 * (lane % 2)));
+        st128(&a_tile[lane % 16][8 * (lane / 16)], ld128(a + (lane % 16) * k + k0 + 8 * (lane / 16)));
+        if (lane < 16) st128(&b_tile[lane % 8][8 * (lane / 8)], ld128(b + (lane % 8) * k + k0 + 8 * (lane / 8)));
         __syncwarp();
         uint32_t af[4], bf[2];
         ldmatrix_x4(af, &a_tile[lane % 16][8 * (lane / 16)]);
