@@ -107,6 +107,15 @@ $(BUILD)/flags: FORCE
 	@mkdir -p $(@D); f='$(CC) $(CFLAGS)'; if [ ! -e $@ ]; then echo "$$f" >$@; touch -d @0 $@; \
 	elif [ "$$(cat $@)" != "$$f" ]; then echo "$$f" >$@; fi
 
+# What a result says about its program: the commit, whether the sources differ from it, and how it was built.
+GIT_COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+GIT_DIRTY  := $(if $(shell git status --porcelain --untracked-files=no 2>/dev/null | head -n 1),1,0)
+$(BUILD)/commit: FORCE
+	@mkdir -p $(@D); c='$(GIT_COMMIT) $(GIT_DIRTY)'; [ "$$(cat $@ 2>/dev/null)" = "$$c" ] || echo "$$c" >$@
+$(BUILD)/src/run/build_info.o: $(BUILD)/commit
+$(BUILD)/src/run/build_info.o: private CFLAGS += -DKVLAB_GIT_COMMIT='"$(GIT_COMMIT)"' -DKVLAB_GIT_DIRTY=$(GIT_DIRTY) \
+    -DKVLAB_BUILD_FLAGS='"$(CFLAGS_$(config)) -ffp-contract=off -fopenmp"'
+
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
