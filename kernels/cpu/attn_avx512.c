@@ -3,6 +3,7 @@
 #include <string.h>
 #include "kernels/cpu/attn.h"
 #include "kernels/cpu/attn_plan.h"
+#include "kernels/cpu/signals.h"
 #include "kernels/cpu/vmath.h"
 
 ISA_TARGET_AVX512
@@ -14,3 +15,4 @@ ISA_TARGET_AVX512
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"
 #include "kernels/cpu/attn_mass.inc"
+#include "kernels/cpu/attn_signals.inc"

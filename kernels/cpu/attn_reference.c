@@ -25,7 +25,7 @@ void attn_prefill_reference(const par *p, const attn_prefill *a) {
     size_t ldq = (size_t)a->n_heads * (size_t)d;
     float *own = attn_align64(a->scratch) + (size_t)p->ith * attn_prefill_thread_floats(a);
     double *s = (double *)own, *o = s + a->n_tokens;
-    for (int row = p->ith; row < a->n_tokens; row += p->nth) {
+    for (int row = a->first + p->ith; row < a->n_tokens; row += p->nth) {
         for (int h = 0; h < a->n_heads; h++) {
             size_t kv = (size_t)(h / group) * (size_t)a->n_tokens * (size_t)d, at = (size_t)row * ldq + (size_t)h * (size_t)d;
             for (int t = 0; t <= row; t++) s[t] = (double)a->scale * dot(a->q + at, a->k + kv + (size_t)t * (size_t)d, d);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "kernels/cpu/attn.h"
 #include "kernels/cpu/attn_plan.h"
+#include "kernels/cpu/signals.h"
 #include "kernels/cpu/vmath.h"
 
 #define ATTN_NAME(op) op##_scalar
@@ -13,3 +14,4 @@
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"
 #include "kernels/cpu/attn_mass.inc"
+#include "kernels/cpu/attn_signals.inc"

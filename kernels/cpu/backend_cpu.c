@@ -7,6 +7,7 @@
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/signals.h"
 
 #define LINEAR_OPS(isa)                                                                                                \
     static void linear_fast_##isa(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,            \
@@ -31,6 +32,8 @@ LINEAR_OPS(avx512)
         .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .rope = rope_##path,                                 \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = attn_prefill_##path,                      \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
+        .signal_scratch_bytes = signal_scratch_bytes, .attn_columns = attn_columns_##path,                             \
+        .item_form = item_form_##path, .attn_change = attn_change_##path,                                              \
         .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
         .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }

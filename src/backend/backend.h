@@ -87,6 +87,7 @@ typedef struct attn_prefill {
     float *out;           /* [n_tokens][n_heads][head_dim] */
     float *lse;           /* [n_heads][n_tokens] log-sum-exp of each row, or NULL */
     int n_tokens, n_heads, n_kv, head_dim;
+    int first;            /* rows before it are left out: their q is not read, their out and lse not written */
     float scale;
     void *scratch;        /* prefill_scratch_bytes(a, nth) */
 } attn_prefill;
@@ -102,6 +103,45 @@ typedef struct attn_mass {
     bool max;           /* reduce rows by max instead of sum */
     void *scratch;      /* mass_scratch_bytes(a, nth) */
 } attn_mass;
+
+/* Attention that each key receives from rows first .. first + n_rows - 1 (causal), whose log-sum-exps are known. */
+typedef struct attn_columns {
+    const float *q;     /* [n_rows][n_heads][head_dim], after RoPE */
+    const float *lse;   /* [n_heads][n_rows], row stride ld_lse */
+    const float *k;     /* [n_kv][n_tokens][head_dim] */
+    float *out;         /* [n_heads][n_tokens]: sum or max over the rows of p^power */
+    size_t ld_lse;
+    int first, n_rows, n_tokens, n_heads, n_kv, head_dim;
+    float scale;
+    int power;          /* 1 or 2 */
+    int lag;            /* rows nearer to the key than this do not count; 0 = all that see it */
+    bool max;
+    void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
+} attn_columns;
+
+/* A number per item and query head from its K or V vector x and the head's matrix M [n_rows][head_dim]. */
+typedef enum form_kind { FORM_ABS /* sum |Mx| */, FORM_SQUARE /* sum (Mx)^2 */, FORM_QUADRATIC /* x . Mx, M square */ } form_kind;
+typedef struct item_form {
+    form_kind kind;
+    const float *x;     /* [n_kv][n_items][head_dim] */
+    const float *m;     /* row r of head h at m + h * head_stride + r * ldm */
+    size_t head_stride, ldm;
+    float *out;         /* [n_heads][n_items] */
+    int n_rows, n_items, n_heads, n_kv, head_dim;
+    void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
+} item_form;
+
+/* Squared change of a head's output over the last n_rows queries if one item went: sum of (p / (1 - p + epsilon))^2 |v - o|^2. */
+typedef struct attn_change {
+    const float *q, *o; /* [n_rows][n_heads][head_dim]: queries and their attention outputs */
+    const float *lse;   /* [n_heads][n_rows], row stride ld_lse */
+    const float *k, *v; /* [n_kv][n_tokens][head_dim] */
+    float *out;         /* [n_heads][n_tokens] */
+    size_t ld_lse;
+    int n_rows, n_tokens, n_heads, n_kv, head_dim;
+    float scale, epsilon;
+    void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
+} attn_change;
 
 typedef struct rope_table { /* cos and sin of pos * theta_i, built from f64 angles; owned by the model */
     const float *cos, *sin; /* [n_pos][n_dims/2] */
@@ -133,6 +173,11 @@ typedef struct backend {
     void (*attn_prefill)(const par *p, const attn_prefill *a);
     size_t (*mass_scratch_bytes)(const attn_mass *a, int nth);
     void (*attn_mass)(const par *p, const attn_mass *a);
+    /* signals of policies; a backend may leave these four out, then policies that need them are refused */
+    size_t (*signal_scratch_bytes)(int head_dim, int nth);
+    void (*attn_columns)(const par *p, const attn_columns *a);
+    void (*item_form)(const par *p, const item_form *a);
+    void (*attn_change)(const par *p, const attn_change *a);
     size_t (*attn_scratch_bytes)(const attn_batch *b, int nth);
     void (*attn_decode)(const par *p, const attn_batch *b);
 

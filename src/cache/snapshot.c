@@ -33,6 +33,7 @@ err snapshot_create(snapshot_shape shape, int n_tokens, const int32_t *ids, snap
     GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, kv_bytes(s), &s->k));
     GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, kv_bytes(s), &s->v));
     GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, q_tail_bytes(s), &s->q_tail));
+    GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, q_tail_bytes(s), &s->o_tail));
     GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, lse_tail_bytes(s), &s->lse_tail));
     GOTO(fail, e, mem_alloc(MEM_SNAPSHOT, (size_t)shape.n_vocab * sizeof *s->logits, &s->logits));
     memcpy(s->ids, ids, (size_t)n_tokens * sizeof *ids);
@@ -49,6 +50,8 @@ void snapshot_destroy(snapshot *s) {
     mem_free(s->k);
     mem_free(s->v);
     mem_free(s->q_tail);
+    mem_free(s->o_tail);
+    for (int i = 0; i < s->n_stats; i++) mem_free(s->stats[i].data);
     mem_free(s->lse_tail);
     mem_free(s->logits);
     mem_free(s);
@@ -84,7 +87,27 @@ void snapshot_get_layer(const snapshot *s, const par *p, int layer, float *k, fl
     get_values(s->shape.f16, s->v, at, v + lo, n);
 }
 
+const snapshot_stat *snapshot_find_stat(const snapshot *s, const unsigned char *key) {
+    for (int i = 0; i < s->n_stats; i++)
+        if (!memcmp(s->stats[i].key, key, SNAPSHOT_KEY_BYTES)) return &s->stats[i];
+    return NULL;
+}
+
+err snapshot_add_stat(snapshot *s, const unsigned char *key, size_t n_floats, snapshot_stat **out) {
+    if (s->n_stats == SNAPSHOT_MAX_STATS)
+        return ERR(ERR_UNSUPPORTED, "snapshot: policies ask for more than %d statistics of the whole prompt", SNAPSHOT_MAX_STATS);
+    snapshot_stat *st = &s->stats[s->n_stats];
+    TRY(mem_alloc(MEM_SNAPSHOT, (size_t)s->shape.n_layers * n_floats * sizeof(float), &st->data));
+    memcpy(st->key, key, SNAPSHOT_KEY_BYTES);
+    st->n_floats = n_floats;
+    s->n_stats++;
+    *out = st;
+    return OK;
+}
+
 size_t snapshot_bytes(const snapshot *s) {
-    return sizeof *s + (size_t)s->n_tokens * sizeof *s->ids + 2 * kv_bytes(s) + q_tail_bytes(s) + lse_tail_bytes(s) +
-           (size_t)s->shape.n_vocab * sizeof *s->logits;
+    size_t stats = 0;
+    for (int i = 0; i < s->n_stats; i++) stats += (size_t)s->shape.n_layers * s->stats[i].n_floats * sizeof(float);
+    return sizeof *s + (size_t)s->n_tokens * sizeof *s->ids + 2 * kv_bytes(s) + 2 * q_tail_bytes(s) + lse_tail_bytes(s) +
+           (size_t)s->shape.n_vocab * sizeof *s->logits + stats;
 }

@@ -65,6 +65,7 @@ MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_by
     const policy_needs *need = policy_get_needs(p);
     const model_params *mp = &e->m->p;
     cache_space *s;
+    TRY(engine_declare(e, p));
     TRY(mem_alloc(MEM_OTHER, sizeof *s, &s));
     s->e = e;
     s->n_tiers = need->n_tiers;

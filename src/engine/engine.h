@@ -39,6 +39,9 @@ MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_by
 void cache_space_destroy(cache_space *s);
 pool *cache_space_pool(cache_space *s);
 
+/* Statistics of the whole prompt that the policy's signals need are kept in later snapshots (cache_space_create declares, too). A
+ * snapshot without them is completed by its first fork, at the cost of another prefill. ERR_UNSUPPORTED if the backend lacks them. */
+MUST err engine_declare(engine *e, const policy *p);
 /* Prefill without a cache: everything needed to finish under any policy. */
 MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out);
 

@@ -19,10 +19,15 @@ struct engine {
     model *m;
     tokenizer *tok;
     int threads, context;
+    signal_request declared[SNAPSHOT_MAX_STATS]; /* statistics that snapshots keep */
+    int n_declared;
     /* rows buffers: [rows][...] of one pass */
     scratch x, norm, q, q_slot, q_rotated, q_slot_rotated, k, v, attn, attn_rotated, gate, up, act, ids_pos, groups;
     /* prefill: K and V of one layer by head, query tail, signals, targets */
     scratch kh, vh, q_tail, lse, op, signals, target;
+    /* signals: sums of query moments, a matrix per head, statistics of a layer, scratch of their ops */
+    scratch moment_sums, matrix, stats, signal_op;
+    scratch probe_k, probe_v, probe_o, probe_lse, probe_rope;
     /* decode: jobs of all layers, item columns of a decision */
     scratch jobs, columns;
 };
@@ -55,6 +60,7 @@ typedef struct rows_pass {
     float *x;            /* [m][n_embd] residual stream */
     float *q, *k, *v;    /* [m][n_heads * d], [m][n_kv * d] */
     float *attn;         /* [m][n_heads * d] attention output */
+    const rope_table *rope;
 } rows_pass;
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids);
 void rows_qkv(const par *p, const rows_pass *r, const model_layer *y);           /* norm, QKV; not yet rotated */
@@ -64,21 +70,54 @@ void rows_logits(const par *p, const rows_pass *r, float *logits);              
 MUST err rows_reserve(engine *e, int m);                                          /* scratch for m rows; fills nothing */
 rows_pass rows_make(engine *e, int m);
 
+/* Pieces of a prefill of n tokens: room, the pass over rows first .. first + m - 1, their K and V into the layer's [n_kv][n][d]. */
+MUST err prefill_reserve(engine *e, int n);
+rows_pass prefill_rows(engine *e, int first, int m);
+void prefill_scatter_kv(const par *p, const rows_pass *r, int first, int n_tokens);
+
 /* The one function that finishes a layer, from (K, V, query tail) to pages; prefill and fork both call it. SPMD; every thread
  * returns the same err. */
 typedef struct finish {
     seq *s;
     int n_tokens, n_tail;
     const float *k, *v;  /* [n_kv][n_tokens][d] */
-    const float *q_tail; /* [n_tail][n_heads][d] */
+    const float *q_tail, *o_tail; /* [n_tail][n_heads][d] queries, attention outputs */
+    const float *lse_tail;        /* [n_heads][n_tail], row stride ld_lse */
+    size_t ld_lse;
+    const float *stat[POLICY_MAX_SIGNALS]; /* of layer 0, where the signal needs one, */
+    size_t stat_stride[POLICY_MAX_SIGNALS]; /* and from layer to layer (0: of the present layer) */
     err e;               /* written by thread 0 between barriers */
 } finish;
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers);
 MUST err finish_layer(const par *p, finish *f, int layer);
 
 /* The two halves that sequence-scope policies need apart. */
-void finish_signals(const par *p, finish *f, int layer_slot);
+void finish_signals(const par *p, finish *f, int layer, int layer_slot);
 policy_layer finish_policy_layer(finish *f, int layer, int layer_slot);
+
+/* Statistics of the whole prompt (statistics.c). */
+typedef struct statistics {
+    int n;
+    signal_request req[SNAPSHOT_MAX_STATS];
+    float *data[SNAPSHOT_MAX_STATS];
+    bool per_layer; /* data holds all layers; else only the present one */
+} statistics;
+bool statistic_needed(const signal_request *r);
+size_t statistic_floats(const engine *e, const signal_request *r, int n_tokens);
+void statistic_key(const signal_request *r, unsigned char *key /* [SNAPSHOT_KEY_BYTES] */);
+MUST err statistics_reserve(engine *e, const statistics *s);
+void statistics_begin(const par *p, const statistics *s, engine *e);
+void statistics_queries(const par *p, const statistics *s, engine *e, const float *q, int first, int m);
+void statistics_layer(const par *p, const statistics *s, engine *e, int layer, int n_tokens);
+
+/* SIGNAL_PROBE_MASS of all layers, [n_layers][n_heads][n_tokens] (probe.c). */
+MUST err probe_prompt(engine *e, const snapshot *snap, const signal_request *req, float *out);
+
+/* Signals of one layer (signals.c). */
+MUST err signal_supported(const engine *e, const signal_request *r);
+MUST err signals_reserve_op(engine *e);
+MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens);
+void signal_compute(const par *p, const finish *f, int layer, int i, float *out);
 
 MUST err seq_decide_if_due(seq *s);
 void space_trim(cache_space *s);

@@ -6,34 +6,11 @@
 
 static size_t signal_floats(const engine *e, int n_tokens) { return (size_t)e->m->p.n_heads * (size_t)n_tokens; }
 
-static attn_mass mass_of(const finish *f, const signal_request *req, float *out) {
-    const engine *e = f->s->e;
-    const model_params *p = &e->m->p;
-    int rows = req->rows < f->n_tail ? req->rows : f->n_tail;
-    size_t row = (size_t)p->n_heads * (size_t)p->head_dim;
-    return (attn_mass){.q = f->q_tail + (size_t)(f->n_tail - rows) * row,
-                       .k = f->k,
-                       .out = out,
-                       .n_rows = rows,
-                       .n_tokens = f->n_tokens,
-                       .n_heads = p->n_heads,
-                       .n_kv = p->n_kv,
-                       .head_dim = p->head_dim,
-                       .scale = p->attn_scale,
-                       .power = req->power,
-                       .max = req->max,
-                       .scratch = e->op.p};
-}
-
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers) {
     const policy_needs *need = policy_get_needs(pol);
     TRY(scratch_need(&e->signals, MEM_POLICY, sizeof(float) * signal_floats(e, n_tokens) * (size_t)need->n_signals * (size_t)n_layers));
     TRY(scratch_need(&e->target, MEM_POLICY, (size_t)e->m->p.n_kv * (size_t)n_tokens * (size_t)n_layers));
-    for (int i = 0; i < need->n_signals; i++) {
-        attn_mass a = {.n_rows = need->signals[i].rows, .n_tokens = n_tokens, .n_heads = e->m->p.n_heads, .n_kv = e->m->p.n_kv, .head_dim = e->m->p.head_dim};
-        TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->mass_scratch_bytes(&a, e->threads)));
-    }
-    return OK;
+    return signals_reserve(e, need, n_tokens);
 }
 
 /* Signal i of a layer lies at slot * n_signals + i. */
@@ -43,11 +20,9 @@ static float *signal_at(const finish *f, int layer_slot, int i) {
     return (float *)e->signals.p + signal_floats(e, f->n_tokens) * ((size_t)layer_slot * (size_t)n + (size_t)i);
 }
 
-void finish_signals(const par *p, finish *f, int layer_slot) {
-    const policy_needs *need = policy_get_needs(f->s->pol);
-    for (int i = 0; i < need->n_signals; i++) {
-        attn_mass a = mass_of(f, &need->signals[i], signal_at(f, layer_slot, i));
-        f->s->e->m->be->attn_mass(p, &a);
+void finish_signals(const par *p, finish *f, int layer, int layer_slot) {
+    for (int i = 0; i < policy_get_needs(f->s->pol)->n_signals; i++) {
+        signal_compute(p, f, layer, i, signal_at(f, layer_slot, i));
         par_barrier(p);
     }
 }
@@ -63,7 +38,7 @@ policy_layer finish_policy_layer(finish *f, int layer, int layer_slot) {
 
 MUST err finish_layer(const par *p, finish *f, int layer) {
     double start = clock_now();
-    finish_signals(p, f, 0);
+    finish_signals(p, f, layer, 0);
     policy_layer l = finish_policy_layer(f, layer, 0);
     if (p->ith == 0) {
         f->e = policy_prefill(f->s->pol, f->s->state, &l, 1);

@@ -10,11 +10,12 @@ typedef struct prefill {
     int n_tokens, n_tail;
     snapshot *snap; /* keep everything there, or ... */
     finish *fin;    /* ... finish each layer into a cache */
+    statistics stats;
     float *logits;  /* [n_vocab] of the last token, or NULL */
     err e_out;
 } prefill;
 
-static MUST err prefill_reserve(engine *e, int n) {
+MUST err prefill_reserve(engine *e, int n) {
     const model_params *p = &e->m->p;
     size_t f = sizeof(float) * (size_t)n, q_dim = (size_t)p->n_heads * (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * (size_t)p->head_dim;
     TRY(rows_reserve(e, n < PREFILL_ROWS ? n : PREFILL_ROWS));
@@ -30,7 +31,7 @@ static MUST err prefill_reserve(engine *e, int n) {
 }
 
 /* The pass over rows first .. first + m - 1 of the prompt: whole-prompt buffers are offset, chunk buffers are reused. */
-static rows_pass chunk_of(engine *e, int first, int m) {
+rows_pass prefill_rows(engine *e, int first, int m) {
     const model_params *p = &e->m->p;
     size_t at = (size_t)first, q_dim = (size_t)p->n_heads * (size_t)p->head_dim;
     rows_pass r = rows_make(e, m);
@@ -42,7 +43,7 @@ static rows_pass chunk_of(engine *e, int first, int m) {
 }
 
 /* Token-major rows of one chunk into the head-major K and V of the layer. */
-static void scatter_kv(const par *p, const rows_pass *r, int first, int n_tokens) {
+void prefill_scatter_kv(const par *p, const rows_pass *r, int first, int n_tokens) {
     const model_params *mp = &r->e->m->p;
     size_t d = (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * d;
     float *kh = r->e->kh.p, *vh = r->e->vh.p;
@@ -64,7 +65,9 @@ static void keep_layer(const par *p, prefill *a, int layer) {
     size_t n_heads = (size_t)mp->n_heads, row = n_heads * (size_t)mp->head_dim, tail = (size_t)a->n_tail;
     snapshot_put_layer(s, p, layer, e->kh.p, e->vh.p);
     if (p->ith == 0) {
-        memcpy(s->q_tail + (size_t)layer * tail * row, (float *)e->q.p + (size_t)(a->n_tokens - a->n_tail) * row, sizeof(float) * tail * row);
+        size_t at = (size_t)(a->n_tokens - a->n_tail) * row, bytes = sizeof(float) * tail * row;
+        memcpy(s->q_tail + (size_t)layer * tail * row, (float *)e->q.p + at, bytes);
+        memcpy(s->o_tail + (size_t)layer * tail * row, (float *)e->attn.p + at, bytes);
         for (size_t h = 0; h < n_heads; h++)
             memcpy(s->lse_tail + ((size_t)layer * n_heads + h) * tail,
                    (float *)e->lse.p + h * (size_t)a->n_tokens + (size_t)(a->n_tokens - a->n_tail), sizeof(float) * tail);
@@ -76,25 +79,28 @@ static MUST err layer_of(const par *p, prefill *a, int layer) {
     engine *e = a->e;
     const model_params *mp = &e->m->p;
     const model_layer *y = &e->m->layers[layer];
+    if (a->stats.n) statistics_begin(p, &a->stats, e);
     for (int first = 0; first < a->n_tokens; first += PREFILL_ROWS) {
         int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
-        rows_pass r = chunk_of(e, first, m);
+        rows_pass r = prefill_rows(e, first, m);
         if (layer == 0) rows_embed(p, &r, a->ids + first);
         rows_qkv(p, &r, y);
+        if (a->stats.n) statistics_queries(p, &a->stats, e, r.q, first, m);
         rows_rope_and_round(p, &r);
-        scatter_kv(p, &r, first, a->n_tokens);
+        prefill_scatter_kv(p, &r, first, a->n_tokens);
     }
     attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = e->lse.p, .n_tokens = a->n_tokens,
                        .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .scratch = e->op.p};
     e->m->be->attn_prefill(p, &at);
     par_barrier(p);
+    statistics_layer(p, &a->stats, e, layer, a->n_tokens);
     if (a->snap) keep_layer(p, a, layer);
-    else TRY(finish_layer(p, a->fin, layer));
+    else if (a->fin) TRY(finish_layer(p, a->fin, layer));
     /* after the last layer only the last row is needed */
     int start = layer + 1 < mp->n_layers ? 0 : a->n_tokens - 1;
     for (int first = start; first < a->n_tokens; first += PREFILL_ROWS) {
         int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
-        rows_pass r = chunk_of(e, first, m);
+        rows_pass r = prefill_rows(e, first, m);
         rows_output_and_ffn(p, &r, y);
     }
     return OK;
@@ -111,7 +117,7 @@ static void prefill_body(const par *p, void *arg) {
         }
     }
     if (a->logits) {
-        rows_pass last = chunk_of(e, a->n_tokens - 1, 1);
+        rows_pass last = prefill_rows(e, a->n_tokens - 1, 1);
         rows_logits(p, &last, a->logits);
     }
 }
@@ -128,10 +134,26 @@ static MUST err check_prompt(const engine *e, const int32_t *ids, int n) {
 static MUST err run_prefill(prefill *a) {
     engine *e = a->e;
     TRY(prefill_reserve(e, a->n_tokens));
+    if (a->stats.n) TRY(statistics_reserve(e, &a->stats));
     uint32_t *pos = e->ids_pos.p;
     for (int i = 0; i < a->n_tokens; i++) pos[i] = (uint32_t)i;
     par_run(e->threads, prefill_body, a);
     return a->e_out;
+}
+
+/* Makes room in the snapshot for the requests that it does not hold yet. */
+static MUST err add_stats(engine *e, snapshot *s, const signal_request *req, int n, statistics *out) {
+    out->per_layer = true;
+    for (int i = 0; i < n; i++) {
+        unsigned char key[SNAPSHOT_KEY_BYTES];
+        snapshot_stat *st;
+        statistic_key(&req[i], key);
+        if (!statistic_needed(&req[i]) || req[i].kind == SIGNAL_PROBE_MASS || snapshot_find_stat(s, key)) continue;
+        TRY(snapshot_add_stat(s, key, statistic_floats(e, &req[i], s->n_tokens), &st));
+        out->req[out->n] = req[i];
+        out->data[out->n++] = st->data;
+    }
+    return OK;
 }
 
 static int tail_of(int n) { return n < SNAPSHOT_TAIL_ROWS ? n : SNAPSHOT_TAIL_ROWS; }
@@ -142,13 +164,35 @@ MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out) {
     snapshot *s;
     TRY(snapshot_create((snapshot_shape){p->n_layers, p->n_heads, p->n_kv, p->head_dim, p->n_vocab, e->m->be->math == MATH_FAST}, n, ids, &s));
     prefill a = {.e = e, .ids = ids, .n_tokens = n, .n_tail = tail_of(n), .snap = s, .logits = s->logits};
-    err r = run_prefill(&a);
+    err r = add_stats(e, s, e->declared, e->n_declared, &a.stats);
+    if (r == OK) r = run_prefill(&a);
     if (r != OK) {
         snapshot_destroy(s);
         return r;
     }
     *out = s;
     return OK;
+}
+
+static MUST err add_probe(engine *e, snapshot *s, const signal_request *req) {
+    unsigned char key[SNAPSHOT_KEY_BYTES];
+    snapshot_stat *st;
+    statistic_key(req, key);
+    if (req->kind != SIGNAL_PROBE_MASS || snapshot_find_stat(s, key)) return OK;
+    TRY(snapshot_add_stat(s, key, statistic_floats(e, req, s->n_tokens), &st));
+    return probe_prompt(e, s, req, st->data);
+}
+
+/* What a policy needs and nobody declared before the snapshot was taken: the same prefill again, keeping only that. */
+static MUST err complete_stats(engine *e, snapshot *s, const policy_needs *need) {
+    prefill a = {.e = e, .ids = s->ids, .n_tokens = s->n_tokens, .n_tail = s->n_tail};
+    int had = s->n_stats;
+    err r = add_stats(e, s, need->signals, need->n_signals, &a.stats);
+    if (r == OK && a.stats.n) r = run_prefill(&a);
+    for (int i = 0; i < need->n_signals && r == OK; i++) r = add_probe(e, s, &need->signals[i]);
+    if (r != OK)
+        while (s->n_stats > had) mem_free(s->stats[--s->n_stats].data);
+    return r;
 }
 
 /* ---- forks ---- */
@@ -164,7 +208,12 @@ static void fork_load(const par *p, fork_args *a, int layer) {
     engine *e = a->s->e;
     size_t row = (size_t)e->m->p.n_heads * (size_t)e->m->p.head_dim;
     snapshot_get_layer(a->snap, p, layer, e->kh.p, e->vh.p);
-    if (p->ith == 0) a->fin.q_tail = a->snap->q_tail + (size_t)layer * (size_t)a->snap->n_tail * row;
+    if (p->ith == 0) {
+        size_t at = (size_t)layer * (size_t)a->snap->n_tail;
+        a->fin.q_tail = a->snap->q_tail + at * row;
+        a->fin.o_tail = a->snap->o_tail + at * row;
+        a->fin.lse_tail = a->snap->lse_tail + at * (size_t)e->m->p.n_heads;
+    }
     par_barrier(p);
 }
 
@@ -186,7 +235,7 @@ static void fork_signals_body(const par *p, void *arg) {
     fork_args *a = arg;
     for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
         fork_load(p, a, i);
-        finish_signals(p, &a->fin, i);
+        finish_signals(p, &a->fin, i, i);
     }
 }
 static void fork_fill_body(const par *p, void *arg) {
@@ -214,6 +263,17 @@ static MUST err fork_sequence_scope(fork_args *a) {
     return a->e_out;
 }
 
+static void find_stats(const snapshot *snap, const policy_needs *need, finish *f) {
+    for (int i = 0; i < need->n_signals; i++) {
+        if (!statistic_needed(&need->signals[i])) continue;
+        unsigned char key[SNAPSHOT_KEY_BYTES];
+        statistic_key(&need->signals[i], key);
+        const snapshot_stat *st = snapshot_find_stat(snap, key);
+        f->stat[i] = st->data;
+        f->stat_stride[i] = st->n_floats;
+    }
+}
+
 static MUST err fill_from(seq *s, const snapshot *snap) {
     engine *e = s->e;
     const model_params *p = &e->m->p;
@@ -222,9 +282,11 @@ static MUST err fill_from(seq *s, const snapshot *snap) {
     size_t kv = sizeof(float) * (size_t)n * (size_t)p->n_kv * (size_t)p->head_dim;
     TRY(scratch_need(&e->kh, MEM_SCRATCH, kv));
     TRY(scratch_need(&e->vh, MEM_SCRATCH, kv));
+    TRY(complete_stats(e, (snapshot *)snap, policy_get_needs(s->pol)));
     TRY(finish_reserve(e, s->pol, n, whole ? p->n_layers : 1));
     fork_args a = {.s = s, .snap = snap};
-    a.fin = (finish){.s = s, .n_tokens = n, .n_tail = snap->n_tail, .k = e->kh.p, .v = e->vh.p};
+    a.fin = (finish){.s = s, .n_tokens = n, .n_tail = snap->n_tail, .k = e->kh.p, .v = e->vh.p, .ld_lse = (size_t)snap->n_tail};
+    find_stats(snap, policy_get_needs(s->pol), &a.fin);
     if (whole) TRY(fork_sequence_scope(&a));
     else par_run(e->threads, fork_body, &a);
     TRY(a.e_out);
@@ -246,11 +308,35 @@ MUST err seq_fork(engine *e, cache_space *space, const snapshot *snap, policy *p
     return OK;
 }
 
+/* Statistics of the policy's signals, kept for the present layer only. */
+static MUST err own_stats(engine *e, const policy_needs *need, int n_tokens, statistics *out, finish *f) {
+    size_t floats = 0;
+    for (int i = 0; i < need->n_signals; i++)
+        if (statistic_needed(&need->signals[i])) floats += statistic_floats(e, &need->signals[i], n_tokens);
+    TRY(scratch_need(&e->stats, MEM_POLICY, sizeof(float) * floats));
+    float *at = e->stats.p;
+    for (int i = 0; i < need->n_signals; i++) {
+        if (!statistic_needed(&need->signals[i])) continue;
+        out->req[out->n] = need->signals[i];
+        out->data[out->n++] = at;
+        f->stat[i] = at;
+        at += statistic_floats(e, &need->signals[i], n_tokens);
+    }
+    return OK;
+}
+
+/* Decided after the last layer, or from more passes over the prompt: all layers are kept until then. */
+static bool needs_whole_prompt(const policy_needs *need) {
+    bool whole = need->scope == SCOPE_SEQUENCE;
+    for (int i = 0; i < need->n_signals; i++) whole |= need->signals[i].kind == SIGNAL_PROBE_MASS;
+    return whole;
+}
+
 MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits) {
     engine *e = s->e;
     if (cache_n_tokens(s->c)) return ERR(ERR_USAGE, "the sequence already holds %d tokens: a prompt needs an empty one", cache_n_tokens(s->c));
     TRY(check_prompt(e, ids, n));
-    if (policy_get_needs(s->pol)->scope == SCOPE_SEQUENCE) { /* decided after the last layer: all layers are kept until then */
+    if (needs_whole_prompt(policy_get_needs(s->pol))) {
         snapshot *snap;
         TRY(engine_snapshot(e, ids, n, &snap));
         err r = fill_from(s, snap);
@@ -262,8 +348,11 @@ MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits) {
     int n_tail = tail_of(n);
     TRY(prefill_reserve(e, n));
     TRY(finish_reserve(e, s->pol, n, 1));
-    finish fin = {.s = s, .n_tokens = n, .n_tail = n_tail, .k = e->kh.p, .v = e->vh.p, .q_tail = (float *)e->q.p + (size_t)(n - n_tail) * row};
+    size_t at = (size_t)(n - n_tail);
+    finish fin = {.s = s, .n_tokens = n, .n_tail = n_tail, .k = e->kh.p, .v = e->vh.p, .q_tail = (float *)e->q.p + at * row,
+                  .o_tail = (float *)e->attn.p + at * row, .lse_tail = (float *)e->lse.p + at, .ld_lse = (size_t)n};
     prefill a = {.e = e, .ids = ids, .n_tokens = n, .n_tail = n_tail, .fin = &fin, .logits = logits};
+    TRY(own_stats(e, policy_get_needs(s->pol), n, &a.stats, &fin));
     TRY(run_prefill(&a));
     cache_set_n_tokens(s->c, n);
     space_trim(s->space);

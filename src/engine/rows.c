@@ -23,7 +23,7 @@ MUST err rows_reserve(engine *e, int m) {
 }
 
 rows_pass rows_make(engine *e, int m) {
-    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p};
+    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p, &e->m->rope};
 }
 
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids) {
@@ -72,8 +72,8 @@ void rows_rope_and_round(const par *p, const rows_pass *r) {
     const model_params *mp = &r->e->m->p;
     const backend *be = r->e->m->be;
     size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
-    be->rope(p, &r->e->m->rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
-    be->rope(p, &r->e->m->rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
+    be->rope(p, r->rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
+    be->rope(p, r->rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
     par_barrier(p);
     round_rows(p, r);
     par_barrier(p);

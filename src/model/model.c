@@ -81,6 +81,8 @@ static MUST err load_layer(loader *l, int i) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", i, mats[j].name);
         TRY(bind_matrix(l, name, mats[j].rows, mats[j].cols, mats[j].out));
     }
+    snprintf(name, sizeof name, "blk.%d.attn_output.weight", i);
+    y->o_rows = gguf_tensor_find(l->m->file, name);
     snprintf(name, sizeof name, "blk.%d.attn_q.weight", i);
     TRY(bind_rotary(l, name, p->n_heads, p->n_embd, &y->q));
     snprintf(name, sizeof name, "blk.%d.attn_k.weight", i);
@@ -92,19 +94,23 @@ static MUST err load_layer(loader *l, int i) {
 }
 
 /* Angles in f64: f32 pos * theta would lose log2(pos) bits. */
-static MUST err make_rope(model *m, int n_pos) {
-    int half = m->p.rope_dims / 2;
-    float *cs;
-    TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * 2 * (size_t)n_pos * (size_t)half, &cs));
-    float *sn = cs + (size_t)n_pos * (size_t)half;
+void model_fill_rope(const model_params *p, int n_pos, float *cs, float *sn) {
+    int half = p->rope_dims / 2;
     for (int i = 0; i < half; i++) {
-        double theta = pow((double)m->p.rope_base, -2.0 * i / m->p.rope_dims);
+        double theta = pow((double)p->rope_base, -2.0 * i / p->rope_dims);
         for (int pos = 0; pos < n_pos; pos++) {
             cs[(size_t)pos * (size_t)half + (size_t)i] = (float)cos(pos * theta);
             sn[(size_t)pos * (size_t)half + (size_t)i] = (float)sin(pos * theta);
         }
     }
-    m->rope = (rope_table){cs, sn, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
+}
+
+static MUST err make_rope(model *m, int n_pos) {
+    size_t n = (size_t)n_pos * (size_t)(m->p.rope_dims / 2);
+    float *cs;
+    TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * 2 * n, &cs));
+    model_fill_rope(&m->p, n_pos, cs, cs + n);
+    m->rope = (rope_table){cs, cs + n, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
     return OK;
 }
 
@@ -177,6 +183,12 @@ void model_embed_row(const model *m, int32_t id, float *out) {
     size_t row_bytes = wtype_row_bytes((wtype)m->embed->type, (size_t)m->p.n_embd);
     const wtype_info *t = wtype_find(m->embed->type);
     t->decode((const char *)m->embed->data + (size_t)id * row_bytes, out, (size_t)m->p.n_embd);
+}
+
+void model_output_row(const model *m, int layer, int row, float *out) {
+    const gguf_tensor *t = m->layers[layer].o_rows;
+    size_t n = (size_t)m->p.n_heads * (size_t)m->p.head_dim, row_bytes = wtype_row_bytes((wtype)t->type, n);
+    wtype_find(t->type)->decode((const char *)t->data + (size_t)row * row_bytes, out, n);
 }
 
 size_t model_decode_bytes(const model *m) {

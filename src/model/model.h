@@ -16,6 +16,7 @@ typedef struct model_params {
 typedef struct model_layer {
     const float *attn_norm, *ffn_norm;                  /* [n_embd], inside the mapping or decoded copies */
     packed_weight *q, *k, *v, *o, *gate, *up, *down;
+    const gguf_tensor *o_rows;                          /* the output projection as it lies in the file */
 } model_layer;
 
 typedef struct model {
@@ -36,5 +37,9 @@ void model_free(model *m);
 /* Reads the parameters only (kvlab inspect, plan). */
 MUST err model_read_params(const gguf *g, model_params *out);
 void model_embed_row(const model *m, int32_t id, float *out /* [n_embd] */);
+/* cos and sin of the rotary angles, each [n_pos][rope_dims/2]. */
+void model_fill_rope(const model_params *p, int n_pos, float *cos, float *sin);
+/* Row of a layer's output projection: [n_heads * head_dim] weights of one output. */
+void model_output_row(const model *m, int layer, int row, float *out);
 size_t model_decode_bytes(const model *m); /* weight bytes read by one step */
 #endif

@@ -34,7 +34,7 @@ static err check_budget(const policy *p, const policy_parts *at) {
 static err check_prompt_only(const policy *p, const policy_parts *at) {
     for (int k = 0; k < STAGE_N_KINDS; k++) {
         const stage *st = p->use[k].st;
-        if (k == STAGE_SELECT || !st || st->live || p->trigger.prefill) continue;
+        if (!st || st->live || p->trigger.prefill) continue;
         return NODE_ERR(place(at, at->trigger), "trigger prefill: false contradicts %s %s, which is decided from the prompt",
                         stage_kind_name((stage_kind)k), st->name);
     }
@@ -43,6 +43,11 @@ static err check_prompt_only(const policy *p, const policy_parts *at) {
         return NODE_ERR(place(at, at->trigger),
                         "quota %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and "
                         "every, or use quota fixed", quota->name, score->name);
+    const stage *sel = p->use[STAGE_SELECT].st;
+    if (p->decode_drops && !sel->live)
+        return NODE_ERR(place(at, at->stage[STAGE_SELECT]),
+                        "select %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and every, "
+                        "or use select top_k", sel->name, score->name);
     const stage *tier = p->use[STAGE_TIER].st;
     if (p->decode_drops && p->budget.unit == BUDGET_BYTES && !tier->live)
         return NODE_ERR(place(at, at->budget),

@@ -25,8 +25,7 @@ err policy_find_tier(const policy *p, const node *at, const char *stage_name, co
 err policy_request_signal(policy *p, const node *at, signal_request r, int *index) {
     policy_needs *needs = &p->needs;
     for (int i = 0; i < needs->n_signals; i++) {
-        const signal_request *have = &needs->signals[i];
-        if (have->kind == r.kind && have->rows == r.rows && have->power == r.power && have->max == r.max) {
+        if (!memcmp(&needs->signals[i], &r, sizeof r)) {
             *index = i;
             return OK;
         }

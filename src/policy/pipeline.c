@@ -1,12 +1,15 @@
 /* The walk score -> quota -> select -> tier, at prefill over a layer's heads and in decode over one head at a time. */
 #include <string.h>
+#include "base/mem.h"
 #include "policy/state.h"
 
-static void decide(const policy *p, const decision *d) {
-    const stage_use *u = p->use;
+static void score_layer(const policy *p, const decision *d) {
     for (int k = 0; k < d->n_heads; k++) protect_flags(&p->protect, d->n_tokens, &d->heads[k]);
-    if (u[STAGE_SCORE].st) u[STAGE_SCORE].st->score(u[STAGE_SCORE].conf, d);
-    u[STAGE_QUOTA].st->allot(u[STAGE_QUOTA].conf, d);
+    if (p->use[STAGE_SCORE].st) p->use[STAGE_SCORE].st->score(p->use[STAGE_SCORE].conf, d);
+}
+
+static void place_layer(const policy *p, const decision *d) {
+    const stage_use *u = p->use;
     u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
@@ -14,6 +17,12 @@ static void decide(const policy *p, const decision *d) {
             if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
     }
     u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
+}
+
+static void decide(const policy *p, const decision *d) {
+    score_layer(p, d);
+    p->use[STAGE_QUOTA].st->allot(p->use[STAGE_QUOTA].conf, d);
+    place_layer(p, d);
 }
 
 static err check_bound(const policy *p) {
@@ -32,6 +41,15 @@ static int count_kept(const head_items *h) {
     return n;
 }
 
+static int fullest(const head_items *heads, int n_heads) {
+    int most = 0;
+    for (int k = 0; k < n_heads; k++) {
+        int left = count_kept(&heads[k]);
+        most = left > most ? left : most;
+    }
+    return most;
+}
+
 /* One layer; returns the number of items in its fullest head. */
 static int prefill_layer(const policy *p, policy_state *s, policy_layer *l, int kept) {
     head_items heads[POLICY_MAX_KV_HEADS];
@@ -42,16 +60,52 @@ static int prefill_layer(const policy *p, policy_state *s, policy_layer *l, int 
     decision d = {.p = p, .seed = s->seed, .n_tokens = l->n, .kept = kept, .signal = l->signal, .heads = heads,
                   .n_heads = p->shape.n_kv, .keys = s->keys, .tmp = s->tmp};
     decide(p, &d);
-    int most = 0;
-    for (int k = 0; k < p->shape.n_kv; k++) {
-        int left = count_kept(&heads[k]);
-        most = left > most ? left : most;
+    return fullest(heads, p->shape.n_kv);
+}
+
+/* All layers: scores of each, one allotment, then who stays in each. */
+static err prefill_sequence(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
+    int n_kv = p->shape.n_kv, n = layers[0].n, n_heads = n_layers * n_kv;
+    if (n_layers != p->shape.n_layers)
+        return ERR(ERR_UNSUPPORTED, "policy: quota %s ranks all %d layers together, %d were given", p->use[STAGE_QUOTA].st->name,
+                   p->shape.n_layers, n_layers);
+    TRY(state_reserve(s, n_heads, n));
+    TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *s->heads, &s->heads, &s->heads_cap));
+    int kept = budget_kept(p, n, n, &s->report.budget_clamped);
+    decision d = {.p = p, .seed = s->seed, .n_tokens = n, .kept = kept, .n_heads = n_kv, .keys = s->keys, .tmp = s->tmp};
+    for (int l = 0; l < n_layers; l++) {
+        for (int k = 0; k < n_kv; k++) {
+            size_t at = (size_t)(l * n_kv + k) * (size_t)n;
+            s->heads[l * n_kv + k] = (head_items){.layer = layers[l].layer, .head = k, .n = n, .pos = s->pos, .score = s->score + at,
+                                                  .flags = s->flags + at, .target = layers[l].target + (size_t)k * (size_t)n};
+        }
+        d.heads = s->heads + l * n_kv;
+        d.signal = layers[l].signal;
+        score_layer(p, &d);
     }
-    return most;
+    decision all = d;
+    all.heads = s->heads;
+    all.n_heads = n_heads;
+    all.signal = NULL;
+    p->use[STAGE_QUOTA].st->allot(p->use[STAGE_QUOTA].conf, &all);
+    for (int l = 0; l < n_layers; l++) {
+        d.heads = s->heads + l * n_kv;
+        d.signal = layers[l].signal;
+        place_layer(p, &d);
+    }
+    s->report.n_decisions++;
+    state_decided(s, n, fullest(s->heads, n_heads), first_unplaced(p, n));
+    return OK;
 }
 
 err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
     TRY(check_bound(p));
+    if (p->needs.scope == SCOPE_SEQUENCE && p->trigger.prefill) {
+        if (layers[0].n < 1) return ERR(ERR_UNSUPPORTED, "policy: a prompt has at least one token, this one %d", layers[0].n);
+        s->n_prompt = layers[0].n;
+        TRY(state_reserve_positions(s, layers[0].n));
+        return prefill_sequence(p, s, layers, n_layers);
+    }
     for (int i = 0; i < n_layers; i++) {
         policy_layer *l = &layers[i];
         bool first = l->layer == 0;

@@ -16,14 +16,29 @@ typedef struct policy_shape { int n_layers, n_heads, n_kv, head_dim, context; } 
 
 typedef enum policy_scope { SCOPE_HEAD, SCOPE_LAYER, SCOPE_SEQUENCE } policy_scope;
 
-/* What the engine measures about items; a stage asks for it by parameters, equal requests are computed once. */
-typedef enum signal_kind { SIGNAL_WINDOW_MASS /* attention received from the last `rows` queries, per query head, rows summed or maxed */ } signal_kind;
+/* What the engine measures about the items of a prompt; a stage asks for it by parameters, equal requests are computed once.
+ * Shapes: [n_heads][n] (per query head), or [n_kv][n] where it says KV. All fields are ints: requests are compared as bytes. */
+typedef enum signal_kind {
+    SIGNAL_WINDOW_MASS,   /* attention received from the last `rows` queries, rows summed or maxed */
+    SIGNAL_ALL_MASS,      /* the same from all queries of the prompt that are at least `lag` later */
+    SIGNAL_WINDOW_CHANGE, /* squared output change over the last `rows` queries if the item went (DropKV) */
+    SIGNAL_EXPECTED_MASS, /* attention predicted for `future` positions from the queries from position `first` on; 0 before `first` */
+    SIGNAL_PROBE_MASS,    /* largest attention received while the prompt is repeated in chunks of `rows` tokens (KVzip) */
+    SIGNAL_KEY_NORM,      /* KV: L2 norm of the key as cached */
+    SIGNAL_KEY_COSINE,    /* KV: cosine to the mean of all keys, unit ones (`unit` 1) or raw (KeyDiff) */
+    SIGNAL_VALUE_NORM,    /* KV: L2 norm of the value */
+    SIGNAL_VALUE_OUTPUT,  /* norm (L1, or L2 with `power` 2) of the head's share of the output projection of the value */
+} signal_kind;
 typedef struct signal_request {
-    signal_kind kind;
-    int rows;   /* 1..SNAPSHOT_TAIL_ROWS; clipped to the prompt */
-    int power;  /* 1, 2 */
-    bool max;
+    int kind;       /* signal_kind */
+    int rows;       /* windows: 1..SNAPSHOT_TAIL_ROWS, clipped to the prompt; probe: tokens of a chunk */
+    int power;      /* of each probability, 1 or 2; value output: the norm */
+    int max;        /* rows maxed instead of summed */
+    int lag;        /* all rows */
+    int first, future, covariance; /* expected mass */
+    int unit;       /* key cosine */
 } signal_request;
+static inline bool signal_per_kv(int kind) { return kind == SIGNAL_KEY_NORM || kind == SIGNAL_KEY_COSINE || kind == SIGNAL_VALUE_NORM; }
 enum { POLICY_MAX_SIGNALS = 8 };
 
 typedef struct policy_needs {
@@ -55,7 +70,7 @@ void policy_state_destroy(policy_state *s);
 /* One layer at prefill end: n items per head at positions 0..n-1. */
 typedef struct policy_layer {
     int layer, n;
-    const float *signal[POLICY_MAX_SIGNALS]; /* each [n_heads][n], raw, in the order of policy_needs.signals */
+    const float *signal[POLICY_MAX_SIGNALS]; /* in the order of policy_needs.signals, shaped as signal_kind says */
     uint8_t *target;                         /* out [n_kv][n]: tier or KV_DROP */
 } policy_layer;
 /* Head and layer scope: called once per layer, in order, n_layers = 1; sequence scope: once with all layers. */

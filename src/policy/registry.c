@@ -2,15 +2,16 @@
 #include <string.h>
 #include "policy/stage.h"
 
-extern const stage score_window, score_recency, score_random;
-extern const stage quota_none, quota_fixed, quota_adaptive;
-extern const stage select_all, select_top_k;
+extern const stage score_window, score_column, score_output_change, score_expected, score_probe, score_key_norm, score_key_diff, score_recency,
+    score_random;
+extern const stage quota_none, quota_fixed, quota_adaptive, quota_pyramid, quota_global;
+extern const stage select_all, select_top_k, select_critical;
 extern const stage tier_uniform, tier_by_flag, tier_by_rank;
 
 static const stage *const stages[] = {
-    &score_window, &score_recency, &score_random,
-    &quota_none, &quota_fixed, &quota_adaptive,
-    &select_all, &select_top_k,
+    &score_window, &score_column, &score_output_change, &score_expected, &score_probe, &score_key_norm, &score_key_diff, &score_recency, &score_random,
+    &quota_none, &quota_fixed, &quota_adaptive, &quota_pyramid, &quota_global,
+    &select_all, &select_top_k, &select_critical,
     &tier_uniform, &tier_by_flag, &tier_by_rank,
 };
 enum { N_STAGES = sizeof stages / sizeof *stages };

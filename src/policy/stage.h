@@ -2,8 +2,8 @@
  *
  * A decision walks score -> quota -> select -> tier over the items of one layer (prefill) or one head (decode):
  *
- *   score   fills head_items.score, may mark items ITEM_FORCED
- *   quota   fills head_items.quota: items that may stay, protected and forced ones included
+ *   score   fills head_items.score, may mark items ITEM_FORCED; always one layer at a time
+ *   quota   fills head_items.quota: items that may stay, protected and forced ones included; sequence scope: all layers at once
  *   select  fills head_items.target with 0 (stays) or KV_DROP, may mark roles
  *   tier    replaces the 0 of those that stay by their tier
  *
@@ -35,6 +35,7 @@ typedef struct head_items {
     float *score;            /* [n] */
     uint8_t *flags;          /* [n] ITEM_* */
     int quota;
+    int safe;                /* quota adaptive, mode floor: items that are the head's own; else 0 */
     uint8_t *target;         /* out [n] */
 } head_items;
 
@@ -45,7 +46,7 @@ typedef struct decision {
     int kept;                    /* items per head that the budget allows, protected ones included */
     int first_new;               /* positions from here on were recent or not there at the last decision */
     const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode */
-    head_items *heads;           /* [n_heads] */
+    head_items *heads;           /* [n_heads], layer-major where there are several layers */
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n] */
     float *tmp;                  /* scratch [2 * largest n] */
@@ -58,7 +59,7 @@ typedef struct stage {
     err (*parse)(policy *p, const node *at, const node *map, void *conf);
     void (*describe)(const policy *p, const void *conf, char *out, size_t n); /* parameters only; may be NULL */
 
-    bool live;     /* score, quota, tier: can be decided in decode too, not only from the prompt */
+    bool live;     /* can be decided in decode too, not only from the prompt */
     bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
     bool budgeted; /* quota, select: needs a budget */
     bool ranks;    /* quota, select, tier: reads scores */

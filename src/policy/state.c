@@ -61,6 +61,7 @@ void policy_state_destroy(policy_state *s) {
     mem_free(s->flags);
     mem_free(s->keys);
     mem_free(s->pos);
+    mem_free(s->heads);
     mem_free(s);
 }
 

@@ -17,7 +17,8 @@ struct policy_state {
     uint8_t *flags;
     uint64_t *keys;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
-    size_t score_cap, tmp_cap, flags_cap, keys_cap, pos_cap; /* bytes */
+    head_items *heads; /* sequence scope: of all layers */
+    size_t heads_cap, score_cap, tmp_cap, flags_cap, keys_cap, pos_cap; /* bytes */
 };
 
 MUST err state_reserve(policy_state *s, int n_heads, int n);

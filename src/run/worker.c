@@ -147,10 +147,22 @@ static void fail_all(worker *w, err e) {
 
 /* ---- order ---- */
 
+/* So that a prompt's one prefill keeps what the policies of all points need of it. */
+static void declare_policies(const worker *w, int g) {
+    for (int i = 0; i < w->r->n_points; i++) {
+        policy *p;
+        if (w->x->points[i].group != g || experiment_policy(w->x, i, &p) != OK) continue; /* its units will say why */
+        err e = engine_declare(w->set.e, p);
+        policy_destroy(p);
+        if (e != OK) continue; /* the same */
+    }
+}
+
 static err open_group(worker *w, int g) {
     if (w->set.x && w->set.group == g) return OK;
     if (w->set.x) workset_close(&w->set);
     TRY(workset_open(w->x, g, &w->set));
+    declare_policies(w, g);
     const char *isa = engine_backend(w->set.e)->isa, *before = w->r->groups[g].isa;
     if (strcmp(isa, before) != 0) {
         char *text = mem_sprintf(

@@ -152,8 +152,39 @@ static void a_prefix_has_the_rows_of_the_whole(void **state) {
     }
 }
 
+/* A pass that continues a prompt computes its own rows, with the bits of a whole pass, and touches no others. */
+static void rows_from_the_middle_have_the_bits_of_a_whole_pass(void **state) {
+    rng r = rng_make(seed_get(), 7);
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    for (int round = 0; round < 8; round++) {
+        int n = 2 + (int)rng_below(&r, 260), first = (int)rng_below(&r, (uint32_t)n), d = round % 2 ? 64 : 20;
+        prompt x = prompt_make(&r, n, 1 + round % 2, 1 + (int)rng_below(&r, 4), d);
+        size_t row = (size_t)x.a.n_heads * (size_t)d, bytes = sizeof(float) * row * (size_t)(n - first);
+        for (int i = 0; i < n_paths; i++) {
+            float *lse, *part_lse = malloc(sizeof(float) * (size_t)(n * x.a.n_heads)), *part = malloc(sizeof(float) * row * (size_t)n);
+            float *whole = run(&paths[i], x.a, 1, &lse);
+            memset(part, 0xff, sizeof(float) * row * (size_t)n);
+            attn_prefill a = x.a;
+            a.first = first;
+            a.out = part;
+            a.lse = part_lse;
+            attn_call_run(&paths[i], 'p', &a, 2);
+            assert_memory_equal(part + (size_t)first * row, whole + (size_t)first * row, bytes);
+            for (size_t c = 0; c < row * (size_t)first; c++) assert_true(isnan(part[c]));
+            for (int h = 0; h < a.n_heads; h++) assert_memory_equal(part_lse + h * n + first, lse + h * n + first, sizeof(float) * (size_t)(n - first));
+            free(lse);
+            free(whole);
+            free(part);
+            free(part_lse);
+        }
+        prompt_free(&x);
+    }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(rows_from_the_middle_have_the_bits_of_a_whole_pass),
         cmocka_unit_test(every_path_agrees_with_f64),
         cmocka_unit_test(threads_do_not_change_a_bit),
         cmocka_unit_test(a_prefix_has_the_rows_of_the_whole),

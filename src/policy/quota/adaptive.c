@@ -123,6 +123,7 @@ static void adaptive_allot(const void *conf, const decision *d) {
     if (c->mode == MODE_FLOOR && c->alpha > 0) {
         safe = (int)(kept * c->alpha);
         if (safe < 1) safe = 1;
+        for (int k = 0; k < d->n_heads; k++) d->heads[k].safe = safe;
         safe = safe > forced ? safe - forced : 0;
         if (safe > base) safe = base;
     }

@@ -43,7 +43,7 @@ static err window_parse(policy *p, const node *at, const node *map, void *conf) 
     if (c->pool != POOL_NONE && c->direction == POOL_CENTRED && c->width % 2 == 0)
         return NODE_ERR(at, "score window: width %d is even; a centred pool has an odd width", c->width);
     if (c->sets == SETS_LAYER) p->needs.scope = SCOPE_LAYER;
-    signal_request r = {SIGNAL_WINDOW_MASS, c->rows, c->power, c->reduce == REDUCE_MAX};
+    signal_request r = {.kind = SIGNAL_WINDOW_MASS, .rows = c->rows, .power = c->power, .max = c->reduce == REDUCE_MAX};
     return policy_request_signal(p, at, r, &c->signal);
 }
 

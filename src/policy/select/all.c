@@ -13,4 +13,4 @@ static void all_select(const void *conf, const decision *d) {
 }
 
 const stage select_all = {
-    .kind = STAGE_SELECT, .name = "all", .help = "everything stays", .parse = all_parse, .select = all_select};
+    .kind = STAGE_SELECT, .name = "all", .help = "everything stays", .live = true, .parse = all_parse, .select = all_select};

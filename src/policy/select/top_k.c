@@ -38,4 +38,4 @@ static void top_k_select(const void *conf, const decision *d) {
 
 const stage select_top_k = {
     .kind = STAGE_SELECT, .name = "top_k", .help = "the best of each head, up to its quota",
-    .parse = top_k_parse, .describe = top_k_describe, .budgeted = true, .ranks = true, .select = top_k_select};
+    .live = true, .parse = top_k_parse, .describe = top_k_describe, .budgeted = true, .ranks = true, .select = top_k_select};

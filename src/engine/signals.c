@@ -1,0 +1,212 @@
+/* Signals of a finished layer, from K, V, the query tail and the statistics of the prompt. Prefill and fork come through here with
+ * the same numbers, so both get the same bits. SPMD, without a trailing barrier. */
+#include "engine/engine_impl.h"
+
+#include <math.h>
+#include <string.h>
+
+MUST err signal_supported(const engine *e, const signal_request *r) {
+    const backend *be = e->m->be;
+    bool plain = r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r->kind);
+    if (plain || (be->attn_columns && be->item_form && be->attn_change && be->signal_scratch_bytes)) return OK;
+    return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);
+}
+
+MUST err signals_reserve_op(engine *e) {
+    if (!e->m->be->signal_scratch_bytes) return OK;
+    return scratch_need(&e->signal_op, MEM_SCRATCH, e->m->be->signal_scratch_bytes(e->m->p.head_dim, e->threads));
+}
+
+MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
+    const model_params *mp = &e->m->p;
+    size_t d = (size_t)mp->head_dim, h = (size_t)mp->n_heads;
+    TRY(signals_reserve_op(e));
+    for (int i = 0; i < need->n_signals; i++) {
+        const signal_request *r = &need->signals[i];
+        TRY(signal_supported(e, r));
+        if (r->kind == SIGNAL_WINDOW_MASS) {
+            attn_mass a = {.n_rows = r->rows, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim};
+            TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->mass_scratch_bytes(&a, e->threads)));
+        }
+        if (r->kind == SIGNAL_EXPECTED_MASS) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * (d + d * d)));
+        if (r->kind == SIGNAL_VALUE_OUTPUT) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * d * (size_t)mp->n_embd));
+        if (r->kind == SIGNAL_KEY_COSINE) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(double) * (size_t)mp->n_kv * d));
+    }
+    return OK;
+}
+
+static double norm_of(const float *x, int d) {
+    double s = 0;
+    for (int c = 0; c < d; c++) s += (double)x[c] * (double)x[c];
+    return sqrt(s);
+}
+
+static void row_norms(const par *p, const finish *f, const float *x, float *out) {
+    const model_params *mp = &f->s->e->m->p;
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)mp->n_kv * f->n_tokens, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) out[i] = (float)norm_of(x + i * mp->head_dim, mp->head_dim);
+}
+
+/* Cosine of each key to the mean of all: k.a / (max(|k|, 1e-8) max(|a|, 1e-8)), as torch's cosine_similarity bounds it. */
+static void key_cosine(const par *p, const finish *f, bool unit, float *out) {
+    engine *e = f->s->e;
+    int d = e->m->p.head_dim, n = f->n_tokens, n_kv = e->m->p.n_kv;
+    double *mean = e->matrix.p;
+    for (int h = p->ith; h < n_kv; h += p->nth) {
+        const float *k = f->k + (size_t)h * (size_t)n * (size_t)d;
+        double *a = mean + (size_t)h * (size_t)d;
+        for (int c = 0; c < d; c++) a[c] = 0;
+        for (int t = 0; t < n; t++, k += d) {
+            double w = unit ? 1 / fmax(norm_of(k, d), 1e-12) : 1;
+            for (int c = 0; c < d; c++) a[c] += w * (double)k[c];
+        }
+        for (int c = 0; c < d; c++) a[c] /= n;
+    }
+    par_barrier(p);
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)n_kv * n, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) {
+        const double *a = mean + (size_t)(i / n) * (size_t)d;
+        const float *k = f->k + (size_t)i * (size_t)d;
+        double dot = 0, norm = 0;
+        for (int c = 0; c < d; c++) {
+            dot += (double)k[c] * a[c];
+            norm += a[c] * a[c];
+        }
+        out[i] = (float)(dot / (fmax(norm_of(k, d), 1e-8) * fmax(sqrt(norm), 1e-8)));
+    }
+}
+
+static void value_output(const par *p, const finish *f, int layer, const signal_request *r, float *out) {
+    engine *e = f->s->e;
+    const model_params *mp = &e->m->p;
+    size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim;
+    float *wo = e->matrix.p;
+    ptrdiff_t lo, hi;
+    par_range(p, mp->n_embd, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) model_output_row(e->m, layer, (int)i, wo + (size_t)i * q_dim);
+    par_barrier(p);
+    item_form a = {.kind = r->power == 2 ? FORM_SQUARE : FORM_ABS, .x = f->v, .m = wo, .head_stride = (size_t)mp->head_dim, .ldm = q_dim,
+                   .out = out, .n_rows = mp->n_embd, .n_items = f->n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
+                   .head_dim = mp->head_dim, .scratch = e->signal_op.p};
+    e->m->be->item_form(p, &a);
+    if (r->power != 2) return;
+    par_barrier(p);
+    par_range(p, (ptrdiff_t)mp->n_heads * f->n_tokens, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) out[i] = sqrtf(out[i]);
+}
+
+/* Mean rotation over the future positions, one 2 x 2 block (cos, sin) per pair of channels; angles in f64 as in the model. */
+static void mean_rotation(const model_params *mp, int i, int n_tokens, int future, double *c, double *s) {
+    double theta = pow((double)mp->rope_base, -2.0 * i / mp->rope_dims);
+    *c = *s = 0;
+    for (int t = 0; t < future; t++) {
+        *c += cos((n_tokens + t) * theta);
+        *s += sin((n_tokens + t) * theta);
+    }
+    *c /= future;
+    *s /= future;
+}
+
+/* mean and covariance of a head's queries, rotated to the average future position: R mu, R C R^T. */
+static void rotate_moments(const engine *e, const signal_request *r, int n_tokens, const float *stat, float *out) {
+    const model_params *mp = &e->m->p;
+    int d = mp->head_dim, half = mp->rope_dims / 2;
+    bool neox = e->m->rope.neox;
+    memcpy(out, stat, sizeof(float) * (size_t)(d + d * d));
+    float *mu = out, *cov = out + d;
+    for (int i = 0; i < half; i++) {
+        int a = neox ? i : 2 * i, b = neox ? i + half : 2 * i + 1;
+        double c, s, x, y;
+        mean_rotation(mp, i, n_tokens, r->future, &c, &s);
+        x = mu[a], y = mu[b];
+        mu[a] = (float)(c * x - s * y);
+        mu[b] = (float)(s * x + c * y);
+        for (int k = 0; k < d; k++) { /* rows */
+            x = cov[a * d + k], y = cov[b * d + k];
+            cov[a * d + k] = (float)(c * x - s * y);
+            cov[b * d + k] = (float)(s * x + c * y);
+        }
+        for (int k = 0; k < d; k++) { /* columns */
+            x = cov[k * d + a], y = cov[k * d + b];
+            cov[k * d + a] = (float)(c * x - s * y);
+            cov[k * d + b] = (float)(s * x + c * y);
+        }
+    }
+}
+
+/* softmax over items first .. n - 1 of mu.k scale + k.C k scale^2 / 2; 0 for the items before. */
+static void expected_mass(const par *p, const finish *f, const signal_request *r, const float *stat, float *out) {
+    engine *e = f->s->e;
+    const model_params *mp = &e->m->p;
+    int d = mp->head_dim, n = f->n_tokens, group = mp->n_heads / mp->n_kv;
+    size_t per_head = (size_t)(d + d * d);
+    float *moments = e->matrix.p;
+    for (int h = p->ith; h < mp->n_heads; h += p->nth) rotate_moments(e, r, n, stat + (size_t)h * per_head, moments + (size_t)h * per_head);
+    par_barrier(p);
+    if (r->covariance) {
+        item_form a = {.kind = FORM_QUADRATIC, .x = f->k, .m = moments + d, .head_stride = per_head, .ldm = (size_t)d, .out = out, .n_rows = d,
+                       .n_items = n, .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = d, .scratch = e->signal_op.p};
+        e->m->be->item_form(p, &a);
+        par_barrier(p);
+    }
+    double scale = (double)mp->attn_scale;
+    for (int h = p->ith; h < mp->n_heads; h += p->nth) {
+        const float *k = f->k + (size_t)(h / group) * (size_t)n * (size_t)d, *mu = moments + (size_t)h * per_head;
+        float *x = out + (size_t)h * (size_t)n;
+        double max = -INFINITY, sum = 0;
+        for (int t = 0; t < n; t++) {
+            double logit = 0;
+            for (int c = 0; c < d; c++) logit += (double)mu[c] * (double)k[(size_t)t * (size_t)d + (size_t)c];
+            logit *= scale;
+            if (r->covariance) logit += (double)x[t] * scale * scale / 2;
+            x[t] = (float)logit;
+            if (t >= r->first) max = fmax(max, (double)x[t]);
+        }
+        for (int t = r->first; t < n; t++) sum += exp((double)x[t] - max);
+        for (int t = 0; t < n; t++) x[t] = t < r->first ? 0 : (float)(exp((double)x[t] - max) / sum);
+    }
+}
+
+static void window_mass(const par *p, const finish *f, const signal_request *r, int rows, float *out) {
+    engine *e = f->s->e;
+    const model_params *mp = &e->m->p;
+    size_t row = (size_t)mp->n_heads * (size_t)mp->head_dim;
+    attn_mass a = {.q = f->q_tail + (size_t)(f->n_tail - rows) * row, .k = f->k, .out = out, .n_rows = rows, .n_tokens = f->n_tokens,
+                   .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power,
+                   .max = r->max, .scratch = e->op.p};
+    e->m->be->attn_mass(p, &a);
+}
+
+static void window_change(const par *p, const finish *f, int rows, float *out) {
+    engine *e = f->s->e;
+    const model_params *mp = &e->m->p;
+    size_t at = (size_t)(f->n_tail - rows), row = (size_t)mp->n_heads * (size_t)mp->head_dim;
+    attn_change a = {.q = f->q_tail + at * row, .o = f->o_tail + at * row, .lse = f->lse_tail + at, .k = f->k, .v = f->v, .out = out,
+                     .ld_lse = f->ld_lse, .n_rows = rows, .n_tokens = f->n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
+                     .head_dim = mp->head_dim, .scale = mp->attn_scale, .epsilon = 1e-6f, .scratch = e->signal_op.p};
+    e->m->be->attn_change(p, &a);
+}
+
+void signal_compute(const par *p, const finish *f, int layer, int i, float *out) {
+    const signal_request *r = &policy_get_needs(f->s->pol)->signals[i];
+    const model_params *mp = &f->s->e->m->p;
+    int rows = r->rows < f->n_tail ? r->rows : f->n_tail;
+    const float *stat = f->stat[i] ? f->stat[i] + (size_t)layer * f->stat_stride[i] : NULL;
+    switch ((signal_kind)r->kind) {
+    case SIGNAL_WINDOW_MASS: window_mass(p, f, r, rows, out); break;
+    case SIGNAL_WINDOW_CHANGE: window_change(p, f, rows, out); break;
+    case SIGNAL_EXPECTED_MASS: expected_mass(p, f, r, stat, out); break;
+    case SIGNAL_KEY_NORM: row_norms(p, f, f->k, out); break;
+    case SIGNAL_VALUE_NORM: row_norms(p, f, f->v, out); break;
+    case SIGNAL_KEY_COSINE: key_cosine(p, f, r->unit != 0, out); break;
+    case SIGNAL_VALUE_OUTPUT: value_output(p, f, layer, r, out); break;
+    case SIGNAL_ALL_MASS:
+    case SIGNAL_PROBE_MASS: { /* the statistic is the signal */
+        ptrdiff_t lo, hi;
+        par_range(p, (ptrdiff_t)mp->n_heads * f->n_tokens, &lo, &hi);
+        memcpy(out + lo, stat + lo, sizeof(float) * (size_t)(hi - lo));
+    }
+    }
+}

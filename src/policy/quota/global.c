@@ -1,0 +1,79 @@
+/* One ranking over all KV heads of all layers (or of each layer) decides how many items each head keeps; forced and protected items
+ * come first and count. There is no floor: a head may keep nothing else (KVzip, arXiv 2505.23416).
+ *
+ *   count kept      the best n_heads * kept items stay
+ *   count evicted   the int(items * (1 - ratio)) lowest go, as kvpress counts: up to one item more stays; needs a budget in ratio
+ */
+#include <stdio.h>
+#include "conf/fields.h"
+#include "policy/topk.h"
+
+typedef struct global_conf { int over, count; } global_conf;
+STAGE_CONF_FITS(global_conf);
+
+static const char *const over_names[] = {"sequence", "layer", NULL};
+static const char *const count_names[] = {"kept", "evicted", NULL};
+static const field global_fields[] = {
+    FIELD_ENUM(global_conf, over, "sequence", over_names, "heads that are ranked together"),
+    FIELD_ENUM(global_conf, count, "kept", count_names, "what the ratio is truncated to"), FIELD_END};
+
+static err global_parse(policy *p, const node *at, const node *map, void *conf) {
+    global_conf *c = conf;
+    TRY(fields_read(map, global_fields, c));
+    if (c->count && p->budget.unit != BUDGET_RATIO) {
+        char limit[64];
+        budget_describe(&p->budget, limit, sizeof limit);
+        return NODE_ERR(at, "quota global: count: evicted rounds a ratio of the tokens, but the budget is %s", p->budget.unit ? limit : "missing");
+    }
+    p->needs.scope = c->over ? SCOPE_LAYER : SCOPE_SEQUENCE;
+    return OK;
+}
+
+static void global_describe(const policy *p, const void *conf, char *out, size_t n) {
+    const global_conf *c = conf;
+    snprintf(out, n, "over %s%s", c->over ? "a layer" : "all layers", c->count ? ", evicted counted" : "");
+}
+
+static bool competes(const head_items *h, int i) { return !(h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)); }
+
+/* Among equal scores the lower position stays, then the lower layer, then the lower head. */
+static uint64_t global_key(const decision *d, const head_items *h, int i) {
+    uint32_t n = (uint32_t)d->n_heads, rank = (uint32_t)(h - d->heads);
+    assert((uint64_t)h->pos[i] * n + n <= UINT32_MAX);
+    return topk_key(h->score[i], d->p->ties_high ? h->pos[i] * n + (n - 1 - rank) : ~(h->pos[i] * n + rank));
+}
+
+static void global_allot(const void *conf, const decision *d) {
+    const global_conf *c = conf;
+    int64_t items = 0, total = 0, forced = 0;
+    int n = 0;
+    for (int k = 0; k < d->n_heads; k++) {
+        head_items *h = &d->heads[k];
+        items += h->n;
+        total += d->kept < h->n ? d->kept : h->n;
+        h->quota = 0;
+        for (int i = 0; i < h->n; i++) {
+            if (competes(h, i)) d->keys[n++] = global_key(d, h, i);
+            else h->quota++;
+        }
+        forced += h->quota;
+    }
+    if (c->count) total = items - (int64_t)((double)items * (1 - d->p->budget.amount));
+    if (total <= forced && forced > 0) { /* the newest forced ones, as many as the budget holds in each head */
+        for (int k = 0; k < d->n_heads; k++) {
+            int room = d->kept < d->heads[k].n ? d->kept : d->heads[k].n;
+            if (d->heads[k].quota > room) d->heads[k].quota = room;
+        }
+        return;
+    }
+    int64_t free_items = total - forced;
+    if (free_items <= 0) return;
+    uint64_t threshold = topk_threshold(d->keys, n, free_items < n ? (int)free_items : n);
+    for (int k = 0; k < d->n_heads; k++)
+        for (int i = 0; i < d->heads[k].n; i++)
+            if (competes(&d->heads[k], i) && global_key(d, &d->heads[k], i) >= threshold) d->heads[k].quota++;
+}
+
+const stage quota_global = {
+    .kind = STAGE_QUOTA, .name = "global", .help = "per head, from one ranking of all layers (KVzip)",
+    .parse = global_parse, .describe = global_describe, .budgeted = true, .ranks = true, .allot = global_allot};
