@@ -130,3 +130,5 @@ $(PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(SUPPORT_LIB) $(LIB)
 	$(CC) $(CFLAGS) -o $@ $^ $(TEST_LDLIBS)
 
 -include $(OBJS:.o=.d) $(SUPPORT:%.c=$(BUILD)/%.d) $(PROGRAMS:=.d) $(BUILD)/src/run/main.d
+
+-include tests/simt/simt.mk # make simt

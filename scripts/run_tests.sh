@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests, keeps going after failures, and ends with the failures, the skips with their reasons, and one line:
 #   N passed, N failed, N skipped
-# `run_tests.sh` runs all parts; `run_tests.sh release san layers fuzz e2e` those named. Exit 1 when anything failed.
+# `run_tests.sh` runs all parts; `run_tests.sh release san layers fuzz e2e simt` those named. Exit 1 when anything failed.
 #
 # C programs are counted by cmocka's lines, one per case; a case that skips prints "# SKIP reason" before. End-to-end scripts
 # (tests/e2e/*.sh, *.py) get the program and the folder of their compiled helpers as arguments and print "ok NAME", "not ok NAME" or
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 make=${MAKE:-make}
 jobs=$(nproc 2>/dev/null || echo 2)
 fuzz_seconds=${FUZZ_SECONDS:-5}
-parts=${*:-layers release san fuzz e2e}
+parts=${*:-layers release san fuzz e2e simt}
 logs=build/test-logs
 mkdir -p "$logs"
 # The sanitizers slow the real model down thirtyfold; the same code runs under them with tiny models.
@@ -141,6 +141,29 @@ run_scripts() {
     done
 }
 
+# The SIMT executor and the kernels' building blocks: one script with lines like the end-to-end ones.
+run_simt() {
+    local log=$logs/simt.log start p=$n_passed f=$n_failed s=$n_skipped status line
+    start=$(date +%s.%N)
+    MAKE=$make timeout -k 10 900 scripts/run_simt.sh >"$log" 2>&1 </dev/null
+    status=$?
+    while IFS= read -r line; do
+        case $line in
+        "not ok"*) fail "simt: ${line#not ok }" ;;
+        *"# SKIP"*) skip "simt: $(sed -E 's/^ok +//; s/ *# SKIP */: /' <<<"$line")" ;;
+        *) pass 1 ;;
+        esac
+    done < <(grep -E '^(not )?ok( |$)' "$log")
+    if [ $status -eq 124 ]; then
+        fail "simt: still running after its time"
+    elif [ $status -ne 0 ] && [ $n_failed -eq "$f" ]; then
+        fail "simt: exit status $status"
+    elif [ $((n_passed + n_failed + n_skipped)) -eq $((p + f + s)) ]; then
+        fail "simt: checked nothing"
+    fi
+    report simt "$p" "$f" "$s" "$start" "$log"
+}
+
 began=$(date +%s.%N)
 for part in $parts; do
     echo "$part"
@@ -150,7 +173,8 @@ for part in $parts; do
     san) build san tests && run_programs san ;;
     fuzz) build san $(for f in tests/fuzz/fuzz_*.c; do [ ! -e "$f" ] || echo "build/san/${f%.c}"; done) && run_fuzzers ;;
     e2e) build release all $(for f in tests/e2e/*.c; do [ ! -e "$f" ] || echo "build/release/${f%.c}"; done) && run_scripts ;;
-    *) echo "run_tests.sh: unknown part $part; known: layers release san fuzz e2e" >&2; exit 2 ;;
+    simt) run_simt ;;
+    *) echo "run_tests.sh: unknown part $part; known: layers release san fuzz e2e simt" >&2; exit 2 ;;
     esac
 done
 

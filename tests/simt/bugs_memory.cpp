@@ -156,7 +156,7 @@ KERNEL(writes_host_pointer) {
     h[threadIdx.x] = 1; //A
 }
 KERNEL(null_pointer) {
-    int *p = n == 256 ? nullptr : g;
+    int *p = reinterpret_cast<int *>(static_cast<uintptr_t>(g[n - 1])); // null, which the compiler cannot see
     g[threadIdx.x] = p[threadIdx.x]; //A
 }
 KERNEL(host_variable) {

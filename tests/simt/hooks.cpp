@@ -110,7 +110,8 @@ void *__tsan_memmove(void *to, const void *from, size_t n) {
     return __builtin_memmove(to, from, n);
 }
 
-// Atomics of the host code in the same source files (guards of static variables, reference counts); kernels use CUDA's.
+// Atomics of the host code in the same source files (guards of static variables, reference counts). clang turns those inside our own
+// atomics into such calls as well; they are checked before.
 #define ATOMICS(bits, T)                                                                                               \
     T __tsan_atomic##bits##_load(const volatile T *p, int);                                                            \
     T __tsan_atomic##bits##_load(const volatile T *p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }            \
@@ -122,6 +123,11 @@ void *__tsan_memmove(void *to, const void *from, size_t n) {
     T __tsan_atomic##bits##_fetch_add(volatile T *p, T v, int) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }  \
     T __tsan_atomic##bits##_fetch_sub(volatile T *p, T v, int);                                                        \
     T __tsan_atomic##bits##_fetch_sub(volatile T *p, T v, int) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }  \
+    T __tsan_atomic##bits##_compare_exchange_val(volatile T *p, T expected, T v, int, int);                            \
+    T __tsan_atomic##bits##_compare_exchange_val(volatile T *p, T expected, T v, int, int) {                           \
+        __atomic_compare_exchange_n(p, &expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                       \
+        return expected;                                                                                               \
+    }                                                                                                                  \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile T *p, T *expected, T v, int, int);                      \
     int __tsan_atomic##bits##_compare_exchange_strong(volatile T *p, T *expected, T v, int, int) {                     \
         return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                 \
