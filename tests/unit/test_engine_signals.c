@@ -1,0 +1,221 @@
+/* Signals of the engine on a small model against their formulas in f64. The prompt is no longer than the query tail of a snapshot, so
+ * all queries, keys and values of a layer are there to compute from. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "engine/engine_impl.h"
+#include "tests/support/engines.h"
+#include "tests/support/policies.h"
+#include "tests/support/seed.h"
+
+enum { N = 57 };
+
+typedef struct world {
+    engine *e;
+    policy *p;
+    snapshot *snap;
+    seq s; /* only engine and policy are read */
+    finish f;
+    int layer, i;
+    float *out;
+} world;
+
+static void compute_body(const par *p, void *arg) {
+    world *w = arg;
+    snapshot_get_layer(w->snap, p, w->layer, w->e->kh.p, w->e->vh.p);
+    par_barrier(p);
+    signal_compute(p, &w->f, w->layer, w->i, w->out);
+}
+
+static world open_world(const char *yaml) {
+    world w = {.e = tiny_engine(tiny_model_file("tiny.gguf", tiny_model_default()), MATH_EXACT, 2, "cpu", "auto")};
+    int32_t ids[N];
+    w.p = policy_from_text(engine_policy_shape(w.e), yaml);
+    random_ids(ids, N, engine_model(w.e)->p.n_vocab, seed_get());
+    assert_ok(engine_declare(w.e, w.p));
+    assert_ok(engine_snapshot(w.e, ids, N, &w.snap));
+    assert_ok(finish_reserve(w.e, w.p, N, 1));
+    w.out = malloc(sizeof(float) * (size_t)w.e->m->p.n_heads * N);
+    return w;
+}
+
+static void close_world(world *w) {
+    free(w->out);
+    snapshot_destroy(w->snap);
+    policy_destroy(w->p);
+    engine_close(w->e);
+}
+
+/* Signal i of a layer. */
+static void compute(world *w, int layer, int i) {
+    const model_params *mp = &w->e->m->p;
+    const policy_needs *need = policy_get_needs(w->p);
+    size_t row = (size_t)mp->n_heads * (size_t)mp->head_dim;
+    w->s = (seq){.e = w->e, .pol = w->p};
+    w->layer = layer;
+    w->i = i;
+    w->f = (finish){.s = &w->s, .n_tokens = N, .n_tail = w->snap->n_tail, .k = w->e->kh.p, .v = w->e->vh.p, .ld_lse = (size_t)w->snap->n_tail,
+                    .q_tail = w->snap->q_tail + (size_t)layer * N * row, .o_tail = w->snap->o_tail + (size_t)layer * N * row,
+                    .lse_tail = w->snap->lse_tail + (size_t)layer * (size_t)mp->n_heads * N};
+    if (statistic_needed(&need->signals[i])) {
+        unsigned char key[SNAPSHOT_KEY_BYTES];
+        statistic_key(&need->signals[i], key);
+        const snapshot_stat *st = snapshot_find_stat(w->snap, key);
+        assert_non_null(st); /* declared before the snapshot */
+        w->f.stat[i] = st->data;
+        w->f.stat_stride[i] = st->n_floats;
+    }
+    par_run(w->e->threads, compute_body, w);
+}
+
+static void assert_near(const char *what, int layer, int at, float have, double want, double bound) {
+    if (!(fabs((double)have - want) <= bound)) fail_msg("%s: layer %d, entry %d has %g, f64 %g", what, layer, at, (double)have, want);
+}
+
+static double dot(const float *a, const float *b, int n) {
+    double s = 0;
+    for (int i = 0; i < n; i++) s += (double)a[i] * (double)b[i];
+    return s;
+}
+
+static void key_and_value_signals_agree_with_f64(void **state) {
+    world w = open_world("{budget: 0.5, score: key_norm, select: {critical: {norm: l1}}}");
+    world c = open_world("{budget: 0.5, score: key_diff, select: {critical: {norm: l2}}}");
+    const model_params *mp = &w.e->m->p;
+    int d = mp->head_dim, group = mp->n_heads / mp->n_kv, q_dim = mp->n_heads * d;
+    float *wo = malloc(sizeof(float) * (size_t)(mp->n_embd * q_dim));
+    for (int layer = 0; layer < mp->n_layers; layer++) {
+        compute(&w, layer, 0);
+        const float *k = w.e->kh.p, *v = w.e->vh.p;
+        for (int j = 0; j < mp->n_kv * N; j++) {
+            double want = sqrt(dot(k + j * d, k + j * d, d));
+            assert_near("key norm", layer, j, w.out[j], want, 1e-6 * want);
+        }
+        compute(&c, layer, 0);
+        for (int h = 0; h < mp->n_kv; h++) {
+            double mean[256] = {0};
+            for (int t = 0; t < N; t++)
+                for (int i = 0; i < d; i++)
+                    mean[i] += (double)k[(h * N + t) * d + i] / sqrt(dot(k + (h * N + t) * d, k + (h * N + t) * d, d)) / N;
+            for (int t = 0; t < N; t++) {
+                double ka = 0, aa = 0;
+                for (int i = 0; i < d; i++) ka += mean[i] * (double)k[(h * N + t) * d + i], aa += mean[i] * mean[i];
+                assert_near("key cosine", layer, h * N + t, c.out[h * N + t], ka / sqrt(aa) / sqrt(dot(k + (h * N + t) * d, k + (h * N + t) * d, d)), 2e-6);
+            }
+        }
+        for (int r = 0; r < mp->n_embd; r++) model_output_row(w.e->m, layer, r, wo + r * q_dim);
+        compute(&w, layer, 1);
+        compute(&c, layer, 1);
+        for (int h = 0; h < mp->n_heads; h++)
+            for (int t = 0; t < N; t++) {
+                double l1 = 0, l2 = 0;
+                for (int r = 0; r < mp->n_embd; r++) {
+                    double y = dot(wo + r * q_dim + h * d, v + (h / group * N + t) * d, d);
+                    l1 += fabs(y);
+                    l2 += y * y;
+                }
+                assert_near("L1 of Wo v", layer, h * N + t, w.out[h * N + t], l1, 1e-5 * l1 + 1e-7);
+                assert_near("L2 of Wo v", layer, h * N + t, c.out[h * N + t], sqrt(l2), 1e-5 * sqrt(l2) + 1e-7);
+            }
+    }
+    free(wo);
+    close_world(&w);
+    close_world(&c);
+}
+
+static void column_sums_agree_with_f64(void **state) {
+    world w = open_world("{budget: 0.5, score: {column: {lag: 3}}}");
+    const model_params *mp = &w.e->m->p;
+    int d = mp->head_dim, group = mp->n_heads / mp->n_kv;
+    for (int layer = 0; layer < mp->n_layers; layer++) {
+        compute(&w, layer, 0);
+        const float *k = w.e->kh.p;
+        for (int h = 0; h < mp->n_heads; h++) {
+            double column[N] = {0};
+            for (int i = 0; i < N; i++) {
+                const float *q = w.f.q_tail + (i * mp->n_heads + h) * d;
+                double p[N], sum = 0;
+                for (int t = 0; t <= i; t++) sum += p[t] = exp((double)mp->attn_scale * dot(q, k + (h / group * N + t) * d, d));
+                for (int t = 0; t <= i - 3; t++) column[t] += p[t] / sum;
+            }
+            for (int t = 0; t < N; t++) assert_near("column", layer, h * N + t, w.out[h * N + t], column[t], 5e-5 * column[t]);
+        }
+    }
+    close_world(&w);
+}
+
+/* Queries before RoPE are got back by turning the kept ones by their negative angle. */
+static void expected_attention_agrees_with_f64(void **state) {
+    enum { FIRST = 4, FUTURE = 40 };
+    world w = open_world("{budget: 0.5, score: {expected: {sinks: 4, future: 40, value_norm: false}}}");
+    const model_params *mp = &w.e->m->p;
+    int d = mp->head_dim, half = mp->rope_dims / 2, group = mp->n_heads / mp->n_kv;
+    assert_int_equal(mp->rope_dims, d);
+    double *q = malloc(sizeof(double) * (size_t)(N * d)), *cov = malloc(sizeof(double) * (size_t)(d * d)), *turned = malloc(sizeof(double) * (size_t)(d * d));
+    for (int layer = 0; layer < mp->n_layers; layer++) {
+        compute(&w, layer, 0);
+        const float *k = w.e->kh.p;
+        for (int h = 0; h < mp->n_heads; h++) {
+            double mu[256] = {0}, r_mu[256] = {0}, logit[N], max = -INFINITY, sum = 0;
+            double *rot = calloc((size_t)(d * d), sizeof *rot); /* the mean rotation as a whole matrix */
+            for (int i = 0; i < half; i++) {
+                double theta = pow((double)mp->rope_base, -2.0 * i / d), c = 0, s = 0;
+                for (int t = 0; t < FUTURE; t++) c += cos((N + t) * theta) / FUTURE, s += sin((N + t) * theta) / FUTURE;
+                rot[i * d + i] = rot[(i + half) * d + i + half] = c;
+                rot[i * d + i + half] = -s;
+                rot[(i + half) * d + i] = s;
+                for (int t = 0; t < N; t++) {
+                    const float *x = w.f.q_tail + (t * mp->n_heads + h) * d;
+                    q[t * d + i] = (double)x[i] * cos(t * theta) + (double)x[i + half] * sin(t * theta);
+                    q[t * d + i + half] = (double)x[i + half] * cos(t * theta) - (double)x[i] * sin(t * theta);
+                }
+            }
+            for (int t = FIRST; t < N; t++)
+                for (int i = 0; i < d; i++) mu[i] += q[t * d + i] / (N - FIRST);
+            for (int i = 0; i < d; i++)
+                for (int j = 0; j < d; j++) {
+                    cov[i * d + j] = 0;
+                    for (int t = FIRST; t < N; t++) cov[i * d + j] += (q[t * d + i] - mu[i]) * (q[t * d + j] - mu[j]) / (N - FIRST);
+                    r_mu[i] += rot[i * d + j] * mu[j];
+                }
+            for (int t = FIRST; t < N; t++) {
+                const float *key = k + (h / group * N + t) * d;
+                double linear = 0, quadratic = 0;
+                for (int j = 0; j < d; j++) { /* k R, so that k (R C R^T) k = (k R) C (k R) */
+                    turned[j] = 0;
+                    for (int i = 0; i < d; i++) turned[j] += (double)key[i] * rot[i * d + j];
+                    linear += r_mu[j] * (double)key[j];
+                }
+                for (int i = 0; i < d; i++)
+                    for (int j = 0; j < d; j++) quadratic += turned[i] * cov[i * d + j] * turned[j];
+                logit[t] = linear / sqrt(d) + quadratic / (2.0 * d);
+                max = fmax(max, logit[t]);
+            }
+            for (int t = FIRST; t < N; t++) sum += exp(logit[t] - max);
+            for (int t = 0; t < N; t++) {
+                double want = t < FIRST ? 0 : exp(logit[t] - max) / sum;
+                assert_near("expected mass", layer, h * N + t, w.out[h * N + t], want, 1e-4 * want);
+            }
+            free(rot);
+        }
+    }
+    free(q);
+    free(cov);
+    free(turned);
+    close_world(&w);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(key_and_value_signals_agree_with_f64),
+        cmocka_unit_test(column_sums_agree_with_f64),
+        cmocka_unit_test(expected_attention_agrees_with_f64),
+    };
+    seed_begin(argc, argv);
+    return seed_end(cmocka_run_group_tests_name("engine_signals", tests, NULL, NULL));
+}
