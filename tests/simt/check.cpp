@@ -24,17 +24,22 @@ struct Record {
     uint32_t clock : 22, thread : 10;
     uint32_t place; // index into places
 };
-struct Cell {
-    Record write, atomic[2], read[2];
-    uint32_t split;
+struct Cell { // small, since the misses of these in the cache are most of the checker's cost
+    Record write, read;
+    bool split; // bytes have cells of their own
+    bool more;  // there is something in the other part
 };
-static_assert(sizeof(Cell) == 64, "a cell is one cache line");
+struct Cold {
+    Record read, atomic[2];
+};
+static_assert(sizeof(Cell) == 28, "a cell has grown");
 
 enum : uint8_t { addressable = 1, initialised = 2 };
 
 static uint8_t *flags;    // per byte of the arena
 static Cell *words;       // per 4 bytes
 static Cell *bytes_cells; // per byte, in use where the word is split
+static Cold *cold_words, *cold_bytes;
 static uint32_t epoch = 1, launch_first = 1, block_first = 1;
 static std::vector<Epochs> unordered; // of work that the current work may run beside
 static bool copying;                  // the current accesses are those of a copy
@@ -57,9 +62,13 @@ static uint32_t place_index(const Where &where) {
     static std::unordered_map<uint64_t, uint32_t> by_site;
     const uint64_t key = reinterpret_cast<uint64_t>(where.site.file) * 1000003 + static_cast<uint64_t>(where.site.line) * 4099 +
                          static_cast<uint64_t>(where.site.id);
+    static struct { uint64_t key; uint32_t index; } recent_sites[256];
+    auto &r = recent_sites[key & 255];
+    if (r.key == key) return r.index;
     auto found = by_site.emplace(key, static_cast<uint32_t>(places.size()));
     if (found.second) places.push_back(where);
-    return found.first->second;
+    r = {key, found.first->second};
+    return r.index;
 }
 
 // ---- set-up ----------------------------------------------------------------------------------------------------------------------
@@ -80,6 +89,8 @@ static bool has_shadow() {
     flags = static_cast<uint8_t *>(reserve(arena_bytes));
     words = static_cast<Cell *>(reserve(arena_bytes / 4 * sizeof(Cell)));
     bytes_cells = static_cast<Cell *>(reserve(arena_bytes * sizeof(Cell)));
+    cold_words = static_cast<Cold *>(reserve(arena_bytes / 4 * sizeof(Cold)));
+    cold_bytes = static_cast<Cold *>(reserve(arena_bytes * sizeof(Cold)));
     return true;
 }
 
@@ -187,20 +198,21 @@ static inline bool ordered(const Record &r, const Current &me) {
 }
 
 // Reads and atomics: what is ordered before me says nothing that I do not; else keep one of another warp or block.
-static inline void remember(Record kept[2], const Current &me) {
+static void remember(Record &first, Record &second, const Current &me) {
+    Record *const kept[2] = {&first, &second};
     for (int i = 0; i < 2; i++) {
-        if (ordered(kept[i], me)) {
-            kept[i] = me.record;
+        if (ordered(*kept[i], me)) {
+            *kept[i] = me.record;
             // Never the same thread in both slots.
-            Record &twin = kept[1 - i];
+            Record &twin = *kept[1 - i];
             if (twin.epoch == me.record.epoch && twin.thread == me.record.thread) twin.epoch = 0;
             return;
         }
     }
-    const bool like_first = kept[0].epoch >= block_first && kept[0].thread / 32 == me.record.thread / 32;
-    const bool like_second = kept[1].epoch >= block_first && kept[1].thread / 32 == me.record.thread / 32;
+    const bool like_first = first.epoch >= block_first && first.thread / 32 == me.record.thread / 32;
+    const bool like_second = second.epoch >= block_first && second.thread / 32 == me.record.thread / 32;
     if (like_first && !like_second) return; // its warp is represented already, and the other slot holds another warp
-    kept[1] = me.record;
+    second = me.record;
 }
 
 static void report_race(const char *what, const Record &r, const Current &me, const void *address) {
@@ -212,47 +224,56 @@ static void report_race(const char *what, const Record &r, const Current &me, co
            other_launch ? " of work in another stream" : other_block ? " of another block" : "", describe_address(address, text, sizeof text));
 }
 
-static inline void check_cell(Cell &c, Access access, const Current &me, const void *address) {
+static void check_atomics(const Cold &cold, Access access, const Current &me, const void *address) {
+    for (const Record &r : cold.atomic) {
+        if (!ordered(r, me)) {
+            report_race(access == Access::read ? "plain read beside an atomic:" : "plain write beside an atomic:", r, me, address);
+            return;
+        }
+    }
+}
+
+static inline void check_cell(Cell &c, Cold &cold, Access access, const Current &me, const void *address) {
     if (!ordered(c.write, me)) {
         report_race(access == Access::read ? "read of what another writes:" : access == Access::write ? "two writes:" : "atomic beside a plain write:",
                     c.write, me, address);
     }
-    if (access != Access::atomic && (c.atomic[0].epoch | c.atomic[1].epoch)) {
-        for (const Record &r : c.atomic) {
-            if (!ordered(r, me)) {
-                report_race(access == Access::read ? "plain read beside an atomic:" : "plain write beside an atomic:", r, me, address);
-                break;
-            }
-        }
-    }
+    if (c.more && access != Access::atomic) check_atomics(cold, access, me, address);
     if (access == Access::read) {
-        remember(c.read, me);
+        if (!c.more) {
+            if (ordered(c.read, me)) {
+                c.read = me.record;
+                return;
+            }
+            cold = Cold();
+            c.more = true;
+        }
+        remember(c.read, cold.read, me);
         return;
     }
-    if (c.read[0].epoch | c.read[1].epoch) {
-        for (const Record &r : c.read) {
-            if (!ordered(r, me)) {
-                report_race(access == Access::write ? "write of what another reads:" : "atomic beside a plain read:", r, me, address);
-                break;
-            }
-        }
+    if (!ordered(c.read, me) || (c.more && !ordered(cold.read, me))) {
+        report_race(access == Access::write ? "write of what another reads:" : "atomic beside a plain read:",
+                    ordered(c.read, me) ? cold.read : c.read, me, address);
     }
     if (access == Access::atomic) {
-        remember(c.atomic, me);
+        if (!c.more) cold = Cold();
+        c.more = true;
+        remember(cold.atomic[0], cold.atomic[1], me);
     } else {
         c.write = me.record;
-        c.read[0].epoch = c.read[1].epoch = c.atomic[0].epoch = c.atomic[1].epoch = 0;
+        c.read.epoch = 0;
+        c.more = false;
     }
 }
 
 // ---- an access -------------------------------------------------------------------------------------------------------------------
 
 static void split_word(size_t word) {
-    words[word].split = 1;
-    for (int i = 0; i < 4; i++) {
-        bytes_cells[4 * word + i] = words[word];
-        bytes_cells[4 * word + i].split = 0;
+    for (size_t i = 4 * word; i < 4 * word + 4; i++) {
+        bytes_cells[i] = words[word];
+        if (words[word].more) cold_bytes[i] = cold_words[word];
     }
+    words[word].split = true;
 }
 
 static void check_range(size_t at, size_t bytes, Access access, const Current &me) {
@@ -262,18 +283,17 @@ static void check_range(size_t at, size_t bytes, Access access, const Current &m
         Cell &word = words[i / 4];
         if (i % 4 == 0 && end - i >= 4) {
             if (!word.split) {
-                check_cell(word, access, me, arena + i);
+                check_cell(word, cold_words[i / 4], access, me, arena + i);
             } else {
-                for (size_t k = i; k < i + 4; k++) check_cell(bytes_cells[k], access, me, arena + k);
+                for (size_t k = i; k < i + 4; k++) check_cell(bytes_cells[k], cold_bytes[k], access, me, arena + k);
                 if (access == Access::write) {
-                    word = bytes_cells[i];
-                    word.split = 0;
+                    word = bytes_cells[i]; // a whole write leaves four equal cells with nothing more
                 }
             }
             i += 4;
         } else {
             if (!word.split) split_word(i / 4);
-            check_cell(bytes_cells[i], access, me, arena + i);
+            check_cell(bytes_cells[i], cold_bytes[i], access, me, arena + i);
             i++;
         }
     }
@@ -317,19 +337,15 @@ static void check_outside(Worker &w, Fiber &f, const char *p, size_t bytes, Acce
     abort_launch(w);
 }
 
-void check_access(const void *address, size_t bytes, Access access, const Where &where) {
-    if (counting) count_access(address, bytes, access, where);
-    if (!checking) return;
-    Worker &w = *tls_worker;
-    Fiber &f = *w.current;
-    const char *p = static_cast<const char *>(address);
+// The uncommon ends of an access: not in the arena, misaligned, not addressable, never written.
+__attribute__((noinline)) static bool check_suspicious(Worker &w, Fiber &f, const char *p, size_t bytes, Access access, const Where &where) {
     const size_t at = static_cast<size_t>(p - arena);
     if (at >= arena_bytes) {
         check_outside(w, f, p, bytes, access, where);
-        return;
+        return false;
     }
     if ((bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16) && at % bytes) {
-        report(Kind::misaligned, where, at_site({}), "%zu bytes at %p", bytes, address);
+        report(Kind::misaligned, where, at_site({}), "%zu bytes at %p", bytes, static_cast<const void *>(p));
         set_error(cudaErrorMisalignedAddress, true);
         abort_launch(w);
     }
@@ -349,6 +365,29 @@ void check_access(const void *address, size_t bytes, Access access, const Where 
         report(Kind::uninitialised, where, at_site({}), "thread %u reads %zu bytes of which some were never written: %s", f.thread, bytes,
                describe_address(p, text, sizeof text));
     }
+    if (access != Access::read) memset(flags + at, addressable | initialised, bytes);
+    return true;
+}
+
+static inline bool is_plain_sailing(size_t at, size_t bytes) {
+    uint64_t seen = 0;
+    switch (bytes) {
+    case 1: return flags[at] == 3;
+    case 2: memcpy(&seen, flags + at, 2); return seen == 0x0303u && at % 2 == 0;
+    case 4: memcpy(&seen, flags + at, 4); return seen == 0x03030303u && at % 4 == 0;
+    case 8: memcpy(&seen, flags + at, 8); return seen == 0x0303030303030303u && at % 8 == 0;
+    default: return false;
+    }
+}
+
+void check_access(const void *address, size_t bytes, Access access, const Where &where) {
+    if (counting) count_access(address, bytes, access, where);
+    if (!checking) return;
+    Worker &w = *tls_worker;
+    Fiber &f = *w.current;
+    const char *p = static_cast<const char *>(address);
+    const size_t at = static_cast<size_t>(p - arena);
+    if ((at >= arena_bytes || !is_plain_sailing(at, bytes)) && !check_suspicious(w, f, p, bytes, access, where)) return;
     Current me;
     me.fiber = &f;
     me.record.epoch = epoch;
@@ -356,9 +395,8 @@ void check_access(const void *address, size_t bytes, Access access, const Where 
     me.record.thread = f.thread & 0x3ff;
     me.record.place = place_index(where);
     me.shared = at < max_host_threads * shared_region_bytes;
-    if (bytes == 4 && !words[at / 4].split) check_cell(words[at / 4], access, me, p);
+    if (bytes == 4 && !words[at / 4].split) check_cell(words[at / 4], cold_words[at / 4], access, me, p);
     else check_range(at, bytes, access, me);
-    if (access != Access::read) memset(flags + at, addressable | initialised, bytes);
 }
 
 // Copies are checked against kernels and other copies that no stream orders.
