@@ -88,7 +88,7 @@ __global__ void gemv_int8(int *y, const signed char *a, const signed char *x, in
         sum = dp4a(static_cast<int>(u.z), static_cast<int>(v.z), sum);
         sum = dp4a(static_cast<int>(u.w), static_cast<int>(v.w), sum);
     }
-    sum = __reduce_add_sync(WARP_FULL, sum);
+    sum = warp_reduce(sum, AddOp());
     if (lane == 0 && row < n_rows) y[row] = sum;
 }
 
