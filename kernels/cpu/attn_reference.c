@@ -28,11 +28,12 @@ void attn_prefill_reference(const par *p, const attn_prefill *a) {
     for (int row = a->first + p->ith; row < a->n_tokens; row += p->nth) {
         for (int h = 0; h < a->n_heads; h++) {
             size_t kv = (size_t)(h / group) * (size_t)a->n_tokens * (size_t)d, at = (size_t)row * ldq + (size_t)h * (size_t)d;
-            for (int t = 0; t <= row; t++) s[t] = (double)a->scale * dot(a->q + at, a->k + kv + (size_t)t * (size_t)d, d);
-            double lse = softmax(s, row + 1);
+            int from = a->window && row >= a->window ? row - a->window + 1 : 0;
+            for (int t = from; t <= row; t++) s[t] = (double)a->scale * dot(a->q + at, a->k + kv + (size_t)t * (size_t)d, d);
+            double lse = softmax(s + from, row + 1 - from);
             if (a->lse) a->lse[(size_t)h * (size_t)a->n_tokens + (size_t)row] = (float)lse;
             for (int c = 0; c < d; c++) o[c] = 0;
-            for (int t = 0; t <= row; t++)
+            for (int t = from; t <= row; t++)
                 for (int c = 0; c < d; c++) o[c] += s[t] * (double)a->v[kv + (size_t)t * (size_t)d + (size_t)c];
             for (int c = 0; c < d; c++) a->out[at + (size_t)c] = (float)o[c];
         }

@@ -29,7 +29,7 @@ LINEAR_OPS(avx512)
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
         .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
-        .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .rope = rope_##path,                                 \
+        .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .gelu_mul = gelu_mul_##path, .rope = rope_##path, \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = attn_prefill_##path,                      \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
         .signal_scratch_bytes = signal_scratch_bytes, .attn_columns = attn_columns_##path,                             \

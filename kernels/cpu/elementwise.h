@@ -2,15 +2,20 @@
  *
  *   rms_norm   8 partial sums of squares in f64 (lane = k mod 8; products of two floats are exact there), added as a
  * tree, y = (x * r) * weight with r = float(1 / sqrt(sum / n + eps)) silu_mul   y = (gate / (1 + vexp(-gate))) * up,
- * each operation rounded rope       (a, b) -> (a cos - b sin, a sin + b cos), each operation rounded
+ * each operation rounded; gelu_mul   y = (gate / (1 + vexp(GELU_A * (gate + GELU_B * (gate * gate * gate))))) * up,
+ * that is gate * (1 + tanh z) / 2 with 2 z = -GELU_A (...), each operation rounded; rope       (a, b) -> (a cos - b sin, a sin + b cos), each operation rounded
  */
 #ifndef KVLAB_KERNELS_CPU_ELEMENTWISE_H
 #define KVLAB_KERNELS_CPU_ELEMENTWISE_H
 #include "backend/backend.h"
 
+#define GELU_A (-1.5957691216057308f) /* -2 sqrt(2 / pi) */
+#define GELU_B 0.044715f
+
 #define ELEMENTWISE_DECLARE(isa)                                                                                       \
     void rms_norm_##isa(const par *p, const float *x, const float *weight, float eps, int m, int n, float *y);         \
     void silu_mul_##isa(const par *p, const float *gate, const float *up, float *y, size_t n);                         \
+    void gelu_mul_##isa(const par *p, const float *gate, const float *up, float *y, size_t n);                         \
     void rope_##isa(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads,  \
                     int head_dim);
 ELEMENTWISE_DECLARE(reference)

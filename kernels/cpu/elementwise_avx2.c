@@ -12,6 +12,14 @@ static inline void silu_lanes(const float *gate, const float *up, float *y) {
     _mm256_storeu_ps(y, _mm256_mul_ps(s, _mm256_loadu_ps(up)));
 }
 
+static inline void gelu_lanes(const float *gate, const float *up, float *y) {
+    __m256 g = _mm256_loadu_ps(gate), cube = _mm256_mul_ps(_mm256_mul_ps(g, g), g);
+    __m256 inner = _mm256_add_ps(g, _mm256_mul_ps(_mm256_set1_ps(GELU_B), cube));
+    __m256 e = vexp_x8(_mm256_mul_ps(_mm256_set1_ps(GELU_A), inner));
+    __m256 s = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+    _mm256_storeu_ps(y, _mm256_mul_ps(s, _mm256_loadu_ps(up)));
+}
+
 #include "kernels/cpu/elementwise.inc"
 #include "kernels/cpu/rope.inc"
 #pragma GCC pop_options

@@ -12,6 +12,14 @@ static inline void silu_lanes(const float *gate, const float *up, float *y) {
     _mm512_storeu_ps(y, _mm512_mul_ps(s, _mm512_loadu_ps(up)));
 }
 
+static inline void gelu_lanes(const float *gate, const float *up, float *y) {
+    __m512 g = _mm512_loadu_ps(gate), cube = _mm512_mul_ps(_mm512_mul_ps(g, g), g);
+    __m512 inner = _mm512_add_ps(g, _mm512_mul_ps(_mm512_set1_ps(GELU_B), cube));
+    __m512 e = vexp_x16(_mm512_mul_ps(_mm512_set1_ps(GELU_A), inner));
+    __m512 s = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
+    _mm512_storeu_ps(y, _mm512_mul_ps(s, _mm512_loadu_ps(up)));
+}
+
 #include "kernels/cpu/elementwise.inc"
 #include "kernels/cpu/rope.inc"
 #pragma GCC pop_options

@@ -25,6 +25,16 @@ void silu_mul_reference(const par *p, const float *gate, const float *up, float 
     }
 }
 
+void gelu_mul_reference(const par *p, const float *gate, const float *up, float *y, size_t n) {
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)n, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) {
+        float g = gate[i], cube = g * g * g;
+        float sigmoid_inverse = 1.0f + vexp(GELU_A * (g + GELU_B * cube));
+        y[i] = g / sigmoid_inverse * up[i];
+    }
+}
+
 void rope_reference(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads,
                     int head_dim) {
     const int n_pairs = t->n_dims / 2;

@@ -8,5 +8,10 @@ static void silu_lanes(const float *gate, const float *up, float *y) {
     *y = *gate / (1.0f + vexp(-*gate)) * *up;
 }
 
+static void gelu_lanes(const float *gate, const float *up, float *y) {
+    float g = *gate;
+    *y = g / (1.0f + vexp(GELU_A * (g + GELU_B * (g * g * g)))) * *up;
+}
+
 #include "kernels/cpu/elementwise.inc"
 #include "kernels/cpu/rope.inc"

@@ -88,6 +88,7 @@ typedef struct attn_prefill {
     float *lse;           /* [n_heads][n_tokens] log-sum-exp of each row, or NULL */
     int n_tokens, n_heads, n_kv, head_dim;
     int first;            /* rows before it are left out: their q is not read, their out and lse not written */
+    int window;           /* > 0: a row sees so many keys, its own and those before it */
     float scale;
     void *scratch;        /* prefill_scratch_bytes(a, nth) */
 } attn_prefill;
@@ -166,6 +167,7 @@ typedef struct backend {
 
     void (*rms_norm)(const par *p, const float *x, const float *weight, float eps, int m, int n, float *y);
     void (*silu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = silu(gate) * up */
+    void (*gelu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = gelu(gate) * up, tanh form */
     /* in place on x [m][n_heads][head_dim] (row stride ldx); pos[m] */
     void (*rope)(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads, int head_dim);
 

@@ -79,6 +79,7 @@ err cache_clone(const cache *from, cache **out) {
         b->n_items = a->n_items;
     }
     memcpy(c->n_items, from->n_items, sizeof c->n_items);
+    cache_set_sliding(c, from->n_sliding, from->window);
     c->n_tokens = from->n_tokens;
     c->n_appended = from->n_appended;
     cache_reset_peaks(c);

@@ -1,5 +1,6 @@
 /* Decode: rows join tier 0 and may be taken back. */
 #include <assert.h>
+#include <string.h>
 #include "cache/cache_impl.h"
 
 enum { ROWS_AHEAD = 64 }; /* scratch for moves grows before it is needed */
@@ -64,4 +65,23 @@ err cache_truncate(cache *c, int n_tokens) {
     c->n_appended -= drop;
     CACHE_ASSERT_SOUND(c);
     return OK;
+}
+
+int cache_drop_oldest(cache *c, int layer, int head, int n) {
+    page_list *l = cache_list(c, layer, head, 0);
+    uint32_t cap = c->layout[0].cap, pages = n > 0 ? (uint32_t)n / cap : 0;
+    if (!pages) return 0;
+    page_ref *refs = c->refs + l->first;
+    page_ref freed;
+    for (uint32_t i = 0; i < pages; i++) { /* to the end, from where cache_shrink frees */
+        freed = refs[0];
+        memmove(refs, refs + 1, (l->n_pages - 1) * sizeof *refs);
+        refs[l->n_pages - 1] = freed;
+    }
+    l->n_items -= pages * cap;
+    c->n_items[0] -= pages * cap;
+    c->n_appended = 0;
+    cache_shrink(c, l, l->n_pages - pages);
+    CACHE_ASSERT_SOUND(c);
+    return (int)(pages * cap);
 }

@@ -34,12 +34,18 @@ cache_bytes cache_get_bytes(const cache *c) {
         b.columns += c->n_items[t] * l->column_bytes;
         b.items += c->n_items[t];
     }
-    size_t heads = (size_t)c->shape.n_layers * c->shape.n_kv;
+    size_t seen = (size_t)c->n_tokens, window = (size_t)c->window, n_sliding = (size_t)c->n_sliding;
+    size_t tokens = seen * ((size_t)c->shape.n_layers - n_sliding) + (seen < window ? seen : window) * n_sliding;
     b.slack = c->n_pages * c->layout[0].page_bytes - (b.payload + b.metadata + b.columns);
     b.committed = pool_get_stats(c->pool).committed_bytes;
     b.peak_live = c->peak_live;
     b.peak_committed = c->peak_committed > b.committed ? c->peak_committed : b.committed;
-    b.items_full = (size_t)c->n_tokens * heads;
+    b.items_full = tokens * (size_t)c->shape.n_kv;
     b.full_f16 = b.items_full * (size_t)c->shape.head_dim * 2 * sizeof(f16);
     return b;
+}
+
+void cache_set_sliding(cache *c, int n_layers, int window) {
+    c->n_sliding = n_layers;
+    c->window = window;
 }

@@ -30,6 +30,7 @@ struct cache {
     plan_move *moves; /* scratch of cache_apply, grown ahead */
     size_t moves_bytes;
 
+    int n_sliding, window; /* layers that see only the last tokens */
     int n_tokens;
     int n_appended; /* rows since the last fill or apply: what truncate may take back */
 

@@ -80,9 +80,9 @@ static void decode_body(const par *p, void *arg) {
             par_range(p, a->m, &lo, &hi);
             memcpy((float *)e->q_slot.p + (size_t)lo * q_dim, r.q + (size_t)lo * q_dim, sizeof(float) * (size_t)(hi - lo) * q_dim);
             par_barrier(p);
-            be->rope(p, &e->m->rope, a->slot_pos, e->q_slot.p, q_dim, a->m, mp->n_heads, mp->head_dim);
+            be->rope(p, y->rope, a->slot_pos, e->q_slot.p, q_dim, a->m, mp->n_heads, mp->head_dim);
         }
-        rows_rope_and_round(p, &r);
+        rows_rope_and_round(p, &r, y);
         if (a->rotates_k) rotate_queries(p, a, r.q, e->q_rotated.p);
         if (a->rotates_k && a->any_slot) rotate_queries(p, a, e->q_slot.p, e->q_slot_rotated.p);
         append_rows(p, a, &r, layer);
@@ -94,6 +94,23 @@ static void decode_body(const par *p, void *arg) {
         rows_output_and_ffn(p, &r, y);
     }
     if (a->logits) rows_logits(p, &r, a->logits);
+}
+
+/* Sliding layers hold one run of tier 0, of which whole pages are freed: up to a page of it is too old for the row. */
+static void see_window(attn_job *j, int window) {
+    attn_segment *s = &j->seg[j->n_segs - 1];
+    int hidden = s->n_items - window;
+    j->live.on = false;
+    if (hidden <= 0) return;
+    s->first += hidden;
+    s->n_items -= hidden;
+}
+
+static void free_hidden(const engine *e, cache *c) {
+    const model_params *mp = &e->m->p;
+    for (int l = 0; l < mp->n_layers; l++)
+        for (int h = 0; h < mp->n_kv && e->m->layers[l].window; h++)
+            cache_drop_oldest(c, l, h, cache_n_items(c, l, h, 0) - (e->m->layers[l].window - 1));
 }
 
 /* Jobs of every layer, planned once per pass: page tables do not change inside it. */
@@ -116,7 +133,9 @@ static void plan_jobs(decode *a) {
                 if (a->rotates_k) j->q[ATTN_ROTATED] = (float *)e->q_rotated.p + at;
                 if (a->rotates_k && need->slot_sinks) j->q[ATTN_SLOT_ROTATED] = (float *)e->q_slot_rotated.p + at;
                 if (a->rotates_v) j->out_rotated = (float *)e->attn_rotated.p + at;
-                j->n_segs = cache_segments(grp->s->c, layer, h, grp->n, need->slot_sinks, j->seg);
+                int window = e->m->layers[layer].window;
+                j->n_segs = cache_segments(grp->s->c, layer, h, grp->n, window ? 0 : need->slot_sinks, j->seg);
+                if (window) see_window(j, window);
             }
         }
 }
@@ -162,11 +181,14 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
         a.any_slot |= policy_get_needs(grp->s->pol)->slot_sinks > 0;
     }
     TRY(decode_reserve(&a));
-    for (int g = 0; g < n_groups; g++) TRY(cache_reserve(groups[g].s->c, groups[g].n));
+    for (int g = 0; g < n_groups; g++) {
+        free_hidden(e, groups[g].s->c);
+        TRY(cache_reserve(groups[g].s->c, groups[g].n));
+    }
     uint32_t *pos = e->ids_pos.p, *slot_pos = pos + m;
     for (int g = 0; g < n_groups; g++) {
         const cache *c = groups[g].s->c;
-        uint32_t have = (uint32_t)cache_n_tokens(c), evicted = have - (uint32_t)cache_n_items_head(c, 0, 0);
+        uint32_t have = (uint32_t)cache_n_tokens(c), evicted = have - (uint32_t)cache_n_items_head(c, model_global_layer(p, 0), 0);
         for (int i = 0; i < groups[g].n; i++) {
             pos[groups[g].first + i] = have + (uint32_t)i;
             slot_pos[groups[g].first + i] = have + (uint32_t)i - evicted;
@@ -189,24 +211,25 @@ MUST err seq_decide_if_due(seq *s) {
     double start = clock_now();
     engine *e = s->e;
     const model_params *p = &e->m->p;
-    size_t n_cols = (size_t)p->n_layers * (size_t)p->n_kv, n_items = 0;
-    for (int l = 0; l < p->n_layers; l++)
-        for (int h = 0; h < p->n_kv; h++) n_items += (size_t)cache_n_items_head(s->c, l, h);
+    int n_layers = model_n_global(p); /* the policy's layers */
+    size_t n_cols = (size_t)n_layers * (size_t)p->n_kv, n_items = 0;
+    for (int l = 0; l < n_layers; l++)
+        for (int h = 0; h < p->n_kv; h++) n_items += (size_t)cache_n_items_head(s->c, model_global_layer(p, l), h);
     TRY(scratch_need(&e->columns, MEM_POLICY, n_cols * sizeof(policy_columns) + n_items * (2 * sizeof(uint32_t) + 2)));
     policy_columns *cols = e->columns.p;
     uint32_t *pos = (uint32_t *)(cols + n_cols);
     float *score = (float *)(pos + n_items);
     uint8_t *tier = (uint8_t *)(score + n_items), *target = tier + n_items;
     size_t at = 0;
-    for (int l = 0; l < p->n_layers; l++)
+    for (int l = 0; l < n_layers; l++)
         for (int h = 0; h < p->n_kv; h++) {
             item_columns ic = {0, pos + at, tier + at, score + at};
-            cache_columns(s->c, l, h, &ic);
+            cache_columns(s->c, model_global_layer(p, l), h, &ic);
             cols[l * p->n_kv + h] = (policy_columns){l, h, ic.n, ic.pos, ic.tier, ic.score, target + at};
             at += (size_t)ic.n;
         }
     TRY(policy_decode(s->pol, s->state, n_tokens, cols));
-    for (size_t i = 0; i < n_cols; i++) TRY(cache_apply(s->c, cols[i].layer, cols[i].head, cols[i].target));
+    for (size_t i = 0; i < n_cols; i++) TRY(cache_apply(s->c, model_global_layer(p, cols[i].layer), cols[i].head, cols[i].target));
     space_trim(s->space);
     s->policy_seconds += clock_now() - start;
     if (policy_rows_until_due(s->pol, s->state, n_tokens) <= 0)
@@ -222,7 +245,7 @@ MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
         int m = n - done, until = policy_rows_until_due(s->pol, s->state, cache_n_tokens(s->c));
         if (m > EXTEND_ROWS) m = EXTEND_ROWS;
         if (m > until) m = until;
-        if (live) m = 1;
+        if (live || e->m->p.slide_period) m = 1; /* rows of a chunk would see different windows */
         row_group g = {s, 0, m};
         TRY(run_rows(e, &g, 1, m, ids + done, logits ? logits + (size_t)done * (size_t)e->m->p.n_vocab : NULL));
         done += m;

@@ -58,7 +58,7 @@ int engine_context(const engine *e) { return e->context; }
 
 policy_shape engine_policy_shape(const engine *e) {
     const model_params *p = &e->m->p;
-    return (policy_shape){p->n_layers, p->n_heads, p->n_kv, p->head_dim, e->context};
+    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, e->context};
 }
 
 MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_bytes, cache_space **out) {
@@ -134,6 +134,7 @@ MUST err seq_create(engine *e, cache_space *space, policy *p, uint64_t seed, seq
     err r;
     GOTO(fail, r, policy_state_create(p, seed, &s->state));
     GOTO(fail, r, cache_create(space->pages, e->m->be, (cache_shape){mp->n_layers, mp->n_kv, mp->head_dim}, space->layouts, space->n_tiers, &s->c));
+    cache_set_sliding(s->c, mp->n_layers - model_n_global(mp), mp->window);
     GOTO(fail, r, space_add(space, s->c));
     *out = s;
     return OK;

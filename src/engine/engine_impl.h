@@ -64,7 +64,7 @@ typedef struct rows_pass {
 } rows_pass;
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids);
 void rows_qkv(const par *p, const rows_pass *r, const model_layer *y);           /* norm, QKV; not yet rotated */
-void rows_rope_and_round(const par *p, const rows_pass *r);                      /* RoPE on q and k; K and V rounded once */
+void rows_rope_and_round(const par *p, const rows_pass *r, const model_layer *y); /* RoPE on q and k; K and V rounded once */
 void rows_output_and_ffn(const par *p, const rows_pass *r, const model_layer *y); /* O, residual, norm, FFN, residual */
 void rows_logits(const par *p, const rows_pass *r, float *logits);               /* [m][n_vocab] */
 MUST err rows_reserve(engine *e, int m);                                          /* scratch for m rows; fills nothing */
@@ -90,6 +90,7 @@ typedef struct finish {
 } finish;
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers);
 MUST err finish_layer(const par *p, finish *f, int layer);
+const uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot); /* of a sliding layer: [n_kv][n_tokens] */
 
 /* The two halves that sequence-scope policies need apart. */
 void finish_signals(const par *p, finish *f, int layer, int layer_slot);

@@ -30,13 +30,27 @@ void finish_signals(const par *p, finish *f, int layer, int layer_slot) {
 policy_layer finish_policy_layer(finish *f, int layer, int layer_slot) {
     const policy_needs *need = policy_get_needs(f->s->pol);
     const engine *e = f->s->e;
-    policy_layer l = {.layer = layer, .n = f->n_tokens};
+    policy_layer l = {.layer = model_global_index(&e->m->p, layer), .n = f->n_tokens};
     for (int i = 0; i < need->n_signals; i++) l.signal[i] = signal_at(f, layer_slot, i);
     l.target = (uint8_t *)e->target.p + (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)layer_slot;
     return l;
 }
 
+/* The next token sees itself and window - 1 tokens before it; older ones are freed whatever the policy. */
+const uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot) {
+    const engine *e = f->s->e;
+    uint8_t *target = (uint8_t *)e->target.p + (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)slot;
+    int n = f->n_tokens, hidden = n - (e->m->layers[layer].window - 1);
+    if (p->ith == 0)
+        for (int h = 0; h < e->m->p.n_kv; h++)
+            for (int i = 0; i < n; i++) target[(size_t)h * (size_t)n + (size_t)i] = i < hidden ? KV_DROP : 0;
+    par_barrier(p);
+    return target;
+}
+
 MUST err finish_layer(const par *p, finish *f, int layer) {
+    if (f->s->e->m->layers[layer].window)
+        return cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, finish_window_target(p, f, layer, 0));
     double start = clock_now();
     finish_signals(p, f, layer, 0);
     policy_layer l = finish_policy_layer(f, layer, 0);

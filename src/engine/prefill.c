@@ -86,11 +86,11 @@ static MUST err layer_of(const par *p, prefill *a, int layer) {
         if (layer == 0) rows_embed(p, &r, a->ids + first);
         rows_qkv(p, &r, y);
         if (a->stats.n) statistics_queries(p, &a->stats, e, r.q, first, m);
-        rows_rope_and_round(p, &r);
+        rows_rope_and_round(p, &r, y);
         prefill_scatter_kv(p, &r, first, a->n_tokens);
     }
     attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = e->lse.p, .n_tokens = a->n_tokens,
-                       .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .scratch = e->op.p};
+                       .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .window = y->window, .scale = mp->attn_scale, .scratch = e->op.p};
     e->m->be->attn_prefill(p, &at);
     par_barrier(p);
     statistics_layer(p, &a->stats, e, layer, a->n_tokens);
@@ -233,16 +233,22 @@ static void fork_body(const par *p, void *arg) {
 /* Sequence scope: signals of all layers, one decision, then all layers. */
 static void fork_signals_body(const par *p, void *arg) {
     fork_args *a = arg;
-    for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
+    const model *m = a->s->e->m;
+    for (int i = 0; i < m->p.n_layers; i++) {
+        if (m->layers[i].window) continue;
         fork_load(p, a, i);
-        finish_signals(p, &a->fin, i, i);
+        finish_signals(p, &a->fin, i, model_global_index(&m->p, i));
     }
 }
 static void fork_fill_body(const par *p, void *arg) {
     fork_args *a = arg;
-    for (int i = 0; i < a->s->e->m->p.n_layers; i++) {
+    const model *m = a->s->e->m;
+    for (int i = 0; i < m->p.n_layers; i++) {
+        int slot = model_global_index(&m->p, i);
         fork_load(p, a, i);
-        err r = cache_fill(a->s->c, p, i, a->fin.n_tokens, a->fin.k, a->fin.v, finish_policy_layer(&a->fin, i, i).target);
+        const uint8_t *target = m->layers[i].window ? finish_window_target(p, &a->fin, i, m->p.n_layers - 1) /* no global layer's */
+                                                    : finish_policy_layer(&a->fin, i, slot).target;
+        err r = cache_fill(a->s->c, p, i, a->fin.n_tokens, a->fin.k, a->fin.v, target);
         if (r != OK) {
             if (p->ith == 0) a->e_out = r;
             return;
@@ -251,12 +257,16 @@ static void fork_fill_body(const par *p, void *arg) {
 }
 static MUST err fork_sequence_scope(fork_args *a) {
     engine *e = a->s->e;
-    int n_layers = e->m->p.n_layers;
+    const model_params *mp = &e->m->p;
+    int n_global = model_n_global(mp);
     par_run(e->threads, fork_signals_body, a);
     policy_layer *layers;
-    TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_layers, &layers));
-    for (int i = 0; i < n_layers; i++) layers[i] = finish_policy_layer(&a->fin, i, i);
-    err r = policy_prefill(a->s->pol, a->s->state, layers, n_layers);
+    TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_global, &layers));
+    for (int i = 0; i < mp->n_layers; i++) {
+        int g = model_global_index(mp, i);
+        if (!e->m->layers[i].window) layers[g] = finish_policy_layer(&a->fin, i, g);
+    }
+    err r = policy_prefill(a->s->pol, a->s->state, layers, n_global);
     mem_free(layers);
     if (r != OK) return r;
     par_run(e->threads, fork_fill_body, a);

@@ -89,7 +89,7 @@ static void probe_body(const par *p, void *arg) {
             rows_pass r = rows_at(a, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
             if (layer == 0) rows_embed(p, &r, a->ids + (first - a->n));
             rows_qkv(p, &r, y);
-            rows_rope_and_round(p, &r);
+            rows_rope_and_round(p, &r, y);
             prefill_scatter_kv(p, &r, first, all);
         }
         score_chunk(p, a, layer);
@@ -117,7 +117,7 @@ static MUST err run_chunk(probe *a) {
     TRY(scratch_need(&e->probe_lse, MEM_POLICY, f * (size_t)mp->n_heads));
     TRY(scratch_need(&e->probe_rope, MEM_POLICY, 2 * f * half)); /* positions after the prompt may pass the context */
     float *cs = e->probe_rope.p;
-    model_fill_rope(mp, (int)all, cs, cs + all * half);
+    model_fill_rope(e->m, (int)all, cs, cs + all * half);
     a->rope = (rope_table){cs, cs + all * half, (int)all, mp->rope_dims, e->m->rope.neox};
     uint32_t *pos = e->ids_pos.p;
     for (size_t i = 0; i < all; i++) pos[i] = (uint32_t)i;

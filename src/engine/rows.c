@@ -23,7 +23,7 @@ MUST err rows_reserve(engine *e, int m) {
 }
 
 rows_pass rows_make(engine *e, int m) {
-    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p, &e->m->rope};
+    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p, NULL};
 }
 
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids) {
@@ -42,6 +42,14 @@ static act prepare(const par *p, const rows_pass *r, const float *x, int k) {
     return a;
 }
 
+/* x [m][n] += bias [n] */
+static void add_bias(const par *p, float *x, const float *bias, int m, int n) {
+    ptrdiff_t lo, hi;
+    par_range(p, m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++)
+        for (int i = 0; i < n; i++) x[r * n + i] += bias[i];
+}
+
 void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
     const model_params *mp = &r->e->m->p;
     const backend *be = r->e->m->be;
@@ -53,6 +61,17 @@ void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
     be->linear(p, y->k, &a, r->k, kv_dim, false);
     be->linear(p, y->v, &a, r->v, kv_dim, false);
     par_barrier(p);
+    if (y->q_bias) {
+        add_bias(p, r->q, y->q_bias, r->m, (int)q_dim);
+        add_bias(p, r->k, y->k_bias, r->m, (int)kv_dim);
+        add_bias(p, r->v, y->v_bias, r->m, (int)kv_dim);
+        par_barrier(p);
+    }
+    if (y->q_norm) { /* each head by itself, in place */
+        be->rms_norm(p, r->q, y->q_norm, mp->norm_eps, r->m * mp->n_heads, mp->head_dim, r->q);
+        be->rms_norm(p, r->k, y->k_norm, mp->norm_eps, r->m * mp->n_kv, mp->head_dim, r->k);
+        par_barrier(p);
+    }
 }
 
 /* The only place where K and V lose precision before a format does (design section 4). */
@@ -68,14 +87,32 @@ static void round_rows(const par *p, const rows_pass *r) {
     }
 }
 
-void rows_rope_and_round(const par *p, const rows_pass *r) {
+void rows_rope_and_round(const par *p, const rows_pass *r, const model_layer *y) {
     const model_params *mp = &r->e->m->p;
     const backend *be = r->e->m->be;
     size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
-    be->rope(p, r->rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
-    be->rope(p, r->rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
+    const rope_table *rope = r->rope ? r->rope : y->rope;
+    be->rope(p, rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
+    be->rope(p, rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
     par_barrier(p);
     round_rows(p, r);
+    par_barrier(p);
+}
+
+/* x += w a, or x += norm(w a) where the architecture has a norm behind. */
+static void add_linear(const par *p, const rows_pass *r, const packed_weight *w, const act *a, const float *post_norm) {
+    const model_params *mp = &r->e->m->p;
+    const backend *be = r->e->m->be;
+    size_t n = (size_t)mp->n_embd;
+    float *y = r->e->norm.p;
+    be->linear(p, w, a, post_norm ? y : r->x, n, post_norm == NULL);
+    par_barrier(p);
+    if (!post_norm) return;
+    be->rms_norm(p, y, post_norm, mp->norm_eps, r->m, mp->n_embd, y);
+    par_barrier(p);
+    ptrdiff_t lo, hi;
+    par_range(p, r->m, &lo, &hi);
+    for (size_t i = (size_t)lo * n; i < (size_t)hi * n; i++) r->x[i] += y[i];
     par_barrier(p);
 }
 
@@ -84,19 +121,17 @@ void rows_output_and_ffn(const par *p, const rows_pass *r, const model_layer *y)
     const backend *be = r->e->m->be;
     engine *e = r->e;
     act a = prepare(p, r, r->attn, mp->n_heads * mp->head_dim);
-    be->linear(p, y->o, &a, r->x, (size_t)mp->n_embd, true);
-    par_barrier(p);
+    add_linear(p, r, y->o, &a, y->post_attn_norm);
     be->rms_norm(p, r->x, y->ffn_norm, mp->norm_eps, r->m, mp->n_embd, e->norm.p);
     par_barrier(p);
     a = prepare(p, r, e->norm.p, mp->n_embd);
     be->linear(p, y->gate, &a, e->gate.p, (size_t)mp->n_ff, false);
     be->linear(p, y->up, &a, e->up.p, (size_t)mp->n_ff, false);
     par_barrier(p);
-    be->silu_mul(p, e->gate.p, e->up.p, e->gate.p, (size_t)r->m * (size_t)mp->n_ff);
+    (mp->gelu ? be->gelu_mul : be->silu_mul)(p, e->gate.p, e->up.p, e->gate.p, (size_t)r->m * (size_t)mp->n_ff);
     par_barrier(p);
     a = prepare(p, r, e->gate.p, mp->n_ff);
-    be->linear(p, y->down, &a, r->x, (size_t)mp->n_embd, true);
-    par_barrier(p);
+    add_linear(p, r, y->down, &a, y->post_ffn_norm);
 }
 
 void rows_logits(const par *p, const rows_pass *r, float *logits) {

@@ -7,6 +7,8 @@
 
 MUST err signal_supported(const engine *e, const signal_request *r) {
     const backend *be = e->m->be;
+    if (r->kind == SIGNAL_PROBE_MASS && e->m->p.slide_period)
+        return ERR(ERR_UNSUPPORTED, "attention from a repeated prompt (KVzip) is not measured on models with sliding layers (%s)", e->m->p.arch);
     bool plain = r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r->kind);
     if (plain || (be->attn_columns && be->item_form && be->attn_change && be->signal_scratch_bytes)) return OK;
     return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);
@@ -98,8 +100,8 @@ static void value_output(const par *p, const finish *f, int layer, const signal_
 }
 
 /* Mean rotation over the future positions, one 2 x 2 block (cos, sin) per pair of channels; angles in f64 as in the model. */
-static void mean_rotation(const model_params *mp, int i, int n_tokens, int future, double *c, double *s) {
-    double theta = pow((double)mp->rope_base, -2.0 * i / mp->rope_dims);
+static void mean_rotation(const model *m, int i, int n_tokens, int future, double *c, double *s) {
+    double theta = model_rope_theta(m, i);
     *c = *s = 0;
     for (int t = 0; t < future; t++) {
         *c += cos((n_tokens + t) * theta);
@@ -119,7 +121,7 @@ static void rotate_moments(const engine *e, const signal_request *r, int n_token
     for (int i = 0; i < half; i++) {
         int a = neox ? i : 2 * i, b = neox ? i + half : 2 * i + 1;
         double c, s, x, y;
-        mean_rotation(mp, i, n_tokens, r->future, &c, &s);
+        mean_rotation(e->m, i, n_tokens, r->future, &c, &s);
         x = mu[a], y = mu[b];
         mu[a] = (float)(c * x - s * y);
         mu[b] = (float)(s * x + c * y);

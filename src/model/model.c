@@ -28,12 +28,13 @@ static MUST err bind_matrix(loader *l, const char *name, int n_rows, int n_cols,
     return l->m->be->weight_pack(l->m->be, &src, out);
 }
 
-/* Files of architecture llama hold the rows of q and k permuted for RoPE on adjacent pairs: row 2i + j of a head is
+/* Files of architecture llama (interleaved_rows) hold the rows of q and k permuted for RoPE on adjacent pairs: row 2i + j of a head is
  * channel j * d/2 + i. They are put back, so that a channel of K means the same as in the papers and in transformers:
  * groups of 32 channels of a quantised key are its two halves, not 16 pairs (on SmolLM2 the KL of K4V4 in groups of 32
  * is 0.0041 this way and 0.0089 the other). */
 static MUST err bind_rotary(loader *l, const char *name, int n_heads, int n_cols, packed_weight **out) {
     const model_params *p = &l->m->p;
+    if (!p->interleaved_rows) return bind_matrix(l, name, n_heads * p->head_dim, n_cols, out);
     int d = p->head_dim, half = p->rope_dims / 2, n_rows = n_heads * d;
     uint64_t dim[2] = {(uint64_t)n_cols, (uint64_t)n_rows};
     const gguf_tensor *t;
@@ -63,6 +64,33 @@ static MUST err bind_norm(loader *l, const char *name, int n, const float **out)
     return OK;
 }
 
+static MUST err bind_vector(loader *l, int layer, const char *part, int n, const float **out) {
+    char name[64];
+    snprintf(name, sizeof name, "blk.%d.%s", layer, part);
+    return bind_norm(l, name, n, out);
+}
+
+static MUST err load_vectors(loader *l, int i, int q_dim, int kv_dim) {
+    const model_params *p = &l->m->p;
+    model_layer *y = &l->m->layers[i];
+    TRY(bind_vector(l, i, "attn_norm.weight", p->n_embd, &y->attn_norm));
+    TRY(bind_vector(l, i, "ffn_norm.weight", p->n_embd, &y->ffn_norm));
+    if (p->qkv_bias) {
+        TRY(bind_vector(l, i, "attn_q.bias", q_dim, &y->q_bias));
+        TRY(bind_vector(l, i, "attn_k.bias", kv_dim, &y->k_bias));
+        TRY(bind_vector(l, i, "attn_v.bias", kv_dim, &y->v_bias));
+    }
+    if (p->qk_norm) {
+        TRY(bind_vector(l, i, "attn_q_norm.weight", p->head_dim, &y->q_norm));
+        TRY(bind_vector(l, i, "attn_k_norm.weight", p->head_dim, &y->k_norm));
+    }
+    if (p->post_norms) {
+        TRY(bind_vector(l, i, "post_attention_norm.weight", p->n_embd, &y->post_attn_norm));
+        TRY(bind_vector(l, i, "post_ffw_norm.weight", p->n_embd, &y->post_ffn_norm));
+    }
+    return OK;
+}
+
 static MUST err load_layer(loader *l, int i) {
     const model_params *p = &l->m->p;
     model_layer *y = &l->m->layers[i];
@@ -87,30 +115,38 @@ static MUST err load_layer(loader *l, int i) {
     TRY(bind_rotary(l, name, p->n_heads, p->n_embd, &y->q));
     snprintf(name, sizeof name, "blk.%d.attn_k.weight", i);
     TRY(bind_rotary(l, name, p->n_kv, p->n_embd, &y->k));
-    snprintf(name, sizeof name, "blk.%d.attn_norm.weight", i);
-    TRY(bind_norm(l, name, p->n_embd, &y->attn_norm));
-    snprintf(name, sizeof name, "blk.%d.ffn_norm.weight", i);
-    return bind_norm(l, name, p->n_embd, &y->ffn_norm);
+    y->window = model_layer_slides(p, i) ? p->window : 0;
+    y->rope = y->window ? &l->m->rope_local : &l->m->rope;
+    return load_vectors(l, i, q_dim, kv_dim);
+}
+
+double model_rope_theta(const model *m, int i) {
+    const model_params *p = &m->p;
+    return pow((double)p->rope_base, -2.0 * i / p->rope_dims) * (double)p->rope_scale / (m->rope_factors ? (double)m->rope_factors[i] : 1);
 }
 
 /* Angles in f64: f32 pos * theta would lose log2(pos) bits. */
-void model_fill_rope(const model_params *p, int n_pos, float *cs, float *sn) {
-    int half = p->rope_dims / 2;
-    for (int i = 0; i < half; i++) {
-        double theta = pow((double)p->rope_base, -2.0 * i / p->rope_dims);
-        for (int pos = 0; pos < n_pos; pos++) {
-            cs[(size_t)pos * (size_t)half + (size_t)i] = (float)cos(pos * theta);
-            sn[(size_t)pos * (size_t)half + (size_t)i] = (float)sin(pos * theta);
-        }
+static void fill_pair(double theta, int n_pos, size_t half, float *cs, float *sn) {
+    for (int pos = 0; pos < n_pos; pos++) {
+        cs[(size_t)pos * half] = (float)cos(pos * theta);
+        sn[(size_t)pos * half] = (float)sin(pos * theta);
     }
 }
 
-static MUST err make_rope(model *m, int n_pos) {
-    size_t n = (size_t)n_pos * (size_t)(m->p.rope_dims / 2);
+void model_fill_rope(const model *m, int n_pos, float *cs, float *sn) {
+    int half = m->p.rope_dims / 2;
+    for (int i = 0; i < half; i++) fill_pair(model_rope_theta(m, i), n_pos, (size_t)half, cs + i, sn + i);
+}
+
+static MUST err make_rope(const model *m, bool local, int n_pos, rope_table *out) {
+    int half = m->p.rope_dims / 2;
+    size_t n = (size_t)n_pos * (size_t)half;
     float *cs;
     TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * 2 * n, &cs));
-    model_fill_rope(&m->p, n_pos, cs, cs + n);
-    m->rope = (rope_table){cs, cs + n, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
+    if (!local) model_fill_rope(m, n_pos, cs, cs + n);
+    for (int i = 0; i < half && local; i++)
+        fill_pair(pow((double)m->p.rope_base_local, -2.0 * i / m->p.rope_dims), n_pos, (size_t)half, cs + i, cs + n + i);
+    *out = (rope_table){cs, cs + n, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
     return OK;
 }
 
@@ -122,6 +158,7 @@ static MUST err load_all(loader *l) {
     mark_used(l, m->embed);
     for (int i = 0; i < p->n_layers; i++) TRY(load_layer(l, i));
     TRY(bind_norm(l, "output_norm.weight", p->n_embd, &m->out_norm));
+    if (gguf_tensor_find(m->file, "rope_freqs.weight")) TRY(bind_norm(l, "rope_freqs.weight", p->rope_dims / 2, &m->rope_factors));
     bool tied = gguf_tensor_find(m->file, "output.weight") == NULL;
     TRY(bind_matrix(l, tied ? "token_embd.weight" : "output.weight", p->n_vocab, p->n_embd, &m->head));
     for (int i = 0; i < gguf_n_tensors(m->file); i++)
@@ -142,17 +179,22 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
     GOTO(fail, e, gguf_open(path, &m->file));
     GOTO(fail, e, model_read_params(m->file, &m->p));
     if (context > m->p.context) {
-        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model is trained for %d", path, context,
-                m->p.context);
+        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model %s %d", path, context,
+                m->p.window && !m->p.slide_period ? "runs up to its sliding window of" : "is trained for", m->p.context);
         goto fail;
     }
-    size_t n_norm = ((size_t)m->p.n_layers * 2 + 1) * (size_t)m->p.n_embd;
+    const model_params *p = &m->p;
+    size_t d = (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * d, embd = (size_t)p->n_embd;
+    size_t per_layer = 2 * embd + (p->qkv_bias ? (size_t)p->n_heads * d + 2 * kv_dim : 0) + (p->qk_norm ? 2 * d : 0) + (p->post_norms ? 2 * embd : 0);
+    size_t n_norm = (size_t)p->n_layers * per_layer + embd + d;
     GOTO(fail, e, mem_alloc(MEM_OTHER, sizeof *m->layers * (size_t)m->p.n_layers, &m->layers));
     GOTO(fail, e, mem_alloc(MEM_WEIGHTS, sizeof(float) * n_norm, &m->owned_norms));
     GOTO(fail, e, mem_alloc(MEM_OTHER, (size_t)gguf_n_tensors(m->file), &l.used));
     l.norm_next = m->owned_norms;
     GOTO(fail, e, load_all(&l));
-    GOTO(fail, e, make_rope(m, context ? context : m->p.context));
+    int n_pos = context ? context : m->p.context;
+    GOTO(fail, e, make_rope(m, false, n_pos, &m->rope));
+    if (p->slide_period) GOTO(fail, e, make_rope(m, true, n_pos, &m->rope_local));
     mem_free(l.used);
     *out = m;
     return OK;
@@ -173,6 +215,7 @@ void model_free(model *m) {
         }
     if (m->head) m->be->weight_free(m->head);
     mem_free((void *)m->rope.cos);
+    mem_free((void *)m->rope_local.cos);
     mem_free(m->owned_norms);
     mem_free(m->layers);
     if (m->file) gguf_close(m->file);
@@ -183,6 +226,8 @@ void model_embed_row(const model *m, int32_t id, float *out) {
     size_t row_bytes = wtype_row_bytes((wtype)m->embed->type, (size_t)m->p.n_embd);
     const wtype_info *t = wtype_find(m->embed->type);
     t->decode((const char *)m->embed->data + (size_t)id * row_bytes, out, (size_t)m->p.n_embd);
+    if (m->p.embed_scale == 1) return;
+    for (int i = 0; i < m->p.n_embd; i++) out[i] *= m->p.embed_scale;
 }
 
 void model_output_row(const model *m, int layer, int row, float *out) {

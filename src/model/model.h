@@ -4,19 +4,47 @@
 #include "backend/backend.h"
 #include "gguf/gguf.h"
 
+enum { MODEL_MAX_LAYERS = 1024 };
+
 typedef struct model_params {
-    char arch[32];         /* "llama" */
+    char arch[32];         /* "llama", "qwen2", "qwen3", "gemma3" */
     char name[96];
     int n_layers, n_embd, n_heads, n_kv, head_dim, n_ff, n_vocab;
     int context;           /* trained context */
     float norm_eps, rope_base, attn_scale;
     int rope_dims;
+    float rope_scale;       /* linear RoPE scaling: positions are multiplied with this */
+    float rope_base_local;  /* of sliding layers */
+    int window;             /* tokens that a sliding layer sees, its own included; 0: no layer slides */
+    int slide_period;       /* gemma3: every so manieth layer is global, the others slide; 0: none slides */
+    float embed_scale;      /* rows of the embedding are multiplied with this */
+    bool interleaved_rows;  /* the file has the rows of q and k permuted for RoPE on adjacent pairs */
+    bool qkv_bias, qk_norm, post_norms, gelu;
 } model_params;
+
+static inline bool model_layer_slides(const model_params *p, int layer) {
+    return p->slide_period > 0 && (layer + 1) % p->slide_period != 0;
+}
+/* Policies act on global layers only: their number, and a layer's number among them. */
+static inline int model_n_global(const model_params *p) {
+    return p->slide_period > 0 ? p->n_layers / p->slide_period : p->n_layers;
+}
+static inline int model_global_layer(const model_params *p, int index) {
+    return p->slide_period > 0 ? (index + 1) * p->slide_period - 1 : index;
+}
+static inline int model_global_index(const model_params *p, int layer) {
+    return p->slide_period > 0 ? layer / p->slide_period : layer;
+}
 
 typedef struct model_layer {
     const float *attn_norm, *ffn_norm;                  /* [n_embd], inside the mapping or decoded copies */
+    const float *q_bias, *k_bias, *v_bias;              /* [n_heads * d], [n_kv * d] twice; NULL without */
+    const float *q_norm, *k_norm;                       /* [d]; NULL without */
+    const float *post_attn_norm, *post_ffn_norm;        /* [n_embd]; NULL without */
     packed_weight *q, *k, *v, *o, *gate, *up, *down;
     const gguf_tensor *o_rows;                          /* the output projection as it lies in the file */
+    const rope_table *rope;
+    int window;                                         /* 0: global */
 } model_layer;
 
 typedef struct model {
@@ -27,8 +55,9 @@ typedef struct model {
     const gguf_tensor *embed;      /* [n_embd, n_vocab], rows decoded on demand */
     const float *out_norm;         /* [n_embd] */
     packed_weight *head;           /* output matrix; the embedding when tied */
-    rope_table rope;
-    float *owned_norms;            /* f32 copies of norms stored in another type */
+    rope_table rope, rope_local;   /* of global and of sliding layers */
+    const float *rope_factors;     /* [rope_dims / 2] what frequencies are divided by (llama 3), NULL: 1 */
+    float *owned_norms;            /* f32 copies of norms, biases and RoPE factors */
 } model;
 
 /* Opens, checks architecture, shapes and types, packs. `context` bounds the RoPE table (0 = the model's own). */
@@ -37,8 +66,9 @@ void model_free(model *m);
 /* Reads the parameters only (kvlab inspect, plan). */
 MUST err model_read_params(const gguf *g, model_params *out);
 void model_embed_row(const model *m, int32_t id, float *out /* [n_embd] */);
-/* cos and sin of the rotary angles, each [n_pos][rope_dims/2]. */
-void model_fill_rope(const model_params *p, int n_pos, float *cos, float *sin);
+/* Angle of rotary pair i per position, and cos and sin, each [n_pos][rope_dims/2], of global layers. */
+double model_rope_theta(const model *m, int i);
+void model_fill_rope(const model *m, int n_pos, float *cos, float *sin);
 /* Row of a layer's output projection: [n_heads * head_dim] weights of one output. */
 void model_output_row(const model *m, int layer, int row, float *out);
 size_t model_decode_bytes(const model *m); /* weight bytes read by one step */

@@ -8,7 +8,7 @@
 #include "run/preset.h"
 
 policy_shape resolve_shape(const model_params *p, int context) {
-    return (policy_shape){p->n_layers, p->n_heads, p->n_kv, p->head_dim, context ? context : p->context};
+    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, context ? context : p->context};
 }
 
 err resolve_math(const node *value, math_mode *out) {

@@ -99,6 +99,10 @@ static void do_silu_mul(const par *p, void *arg) {
     op_args *a = arg;
     a->b->silu_mul(p, a->x, a->w, a->y, (size_t)a->n);
 }
+static void do_gelu_mul(const par *p, void *arg) {
+    const op_args *a = arg;
+    a->b->gelu_mul(p, a->x, a->w, a->y, (size_t)a->n);
+}
 static void do_rope(const par *p, void *arg) {
     op_args *a = arg;
     a->b->rope(p, a->table, a->pos, a->y, a->ldx, a->m, a->n_heads, a->n);
@@ -171,6 +175,25 @@ static void silu_mul_is_right(void **state) {
         free(y);
     }
 }
+/* Against the definition with tanh, in f64. For large negative gates 1 + tanh cancels, so the bound there is absolute. */
+static void gelu_mul_is_right(void **state) {
+    rng r = rng_make(seed_get(), 7);
+    for (int n = 1; n < 300; n += 1 + (int)rng_below(&r, 20)) {
+        float *gate = random_floats(&r, (size_t)n, 4), *up = random_floats(&r, (size_t)n, 1);
+        if (n > 3) gate[n / 2] = -60, gate[n / 3] = 0;
+        float *y = malloc(sizeof *y * (size_t)n);
+        memset(y, 0, sizeof *y * (size_t)n);
+        op_args a = {.x = gate, .w = up, .y = y, .n = n};
+        check_op(do_gelu_mul, &a, (size_t)n);
+        for (int i = 0; i < n; i++) {
+            double g = gate[i], z = sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g), want = 0.5 * g * (1 + tanh(z)) * up[i];
+            assert_true(fabs(y[i] - want) <= fabs(want) * 16 * 0x1p-23 + fabs(g * up[i]) * 0x1p-22);
+        }
+        free(gate);
+        free(up);
+        free(y);
+    }
+}
 static void rope_rotates_pairs_and_nothing_else(void **state) {
     rng r = rng_make(seed_get(), 5);
     enum { N_POS = 50 };
@@ -222,6 +245,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(lane_sums_are_equal_on_all_paths),
         cmocka_unit_test(rms_norm_is_right),
         cmocka_unit_test(silu_mul_is_right),
+        cmocka_unit_test(gelu_mul_is_right),
         cmocka_unit_test(rope_rotates_pairs_and_nothing_else),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
