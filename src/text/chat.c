@@ -1,5 +1,6 @@
-/* Chat templates: the file's Jinja text is compared with the forms of ChatML that kvlab can render, never interpreted.
- */
+/* Chat templates: the file's Jinja text is recognised, never interpreted. ChatML is compared form by form; the others are told by
+ * marks that only they have. */
+#define _GNU_SOURCE /* memmem */
 #include <string.h>
 
 #include "base/mem.h"
@@ -44,14 +45,39 @@ static err read_default(gguf_str *t, char **out) {
     return OK;
 }
 
+typedef enum chat_form { CHATML, LLAMA2, LLAMA3, MISTRAL, GEMMA, N_FORMS } chat_form;
+static const char *const form_names[N_FORMS] = {"chatml", "llama2", "llama3", "mistral", "gemma"};
+static const char supported[] = "chatml, llama2, llama3, mistral, gemma";
+
+static const char qwen_default[] = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n";
+
+static bool has(gguf_str t, const char *mark) {
+    return memmem(t.p, t.n, mark, strlen(mark)) != NULL;
+}
+
+/* By marks. Qwen's templates are ChatML with parts for tools, which stay out when there are none. */
+static bool recognise_marks(gguf_str t, chat_form *form, char **default_text) {
+    if (has(t, "<|im_start|>")) {
+        bool qwen2 = has(t, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."), qwen3 = has(t, "enable_thinking");
+        if (qwen2) *default_text = mem_strdup(qwen_default);
+        *form = CHATML;
+        return qwen2 || qwen3;
+    }
+    if (has(t, "<|start_header_id|>") && has(t, "<|eot_id|>")) return *form = LLAMA3, true;
+    if (has(t, "<start_of_turn>") && has(t, "<end_of_turn>")) return *form = GEMMA, true;
+    if (!has(t, "[INST]") || !has(t, "eos_token") || has(t, "[SYSTEM_PROMPT]")) return false;
+    *form = has(t, "<<SYS>>") ? LLAMA2 : MISTRAL;
+    return true;
+}
+
 /* *default_text stays NULL if the template has none. */
-static err recognise(const gguf *g, char **default_text) {
+static err recognise(const gguf *g, chat_form *form, char **default_text) {
     gguf_str whole, t;
     if (!gguf_has(g, "tokenizer.chat_template"))
-        return ERR(ERR_UNSUPPORTED, "%s has no chat template (tokenizer.chat_template); choose one: chatml",
-                   gguf_path(g));
+        return ERR(ERR_UNSUPPORTED, "%s has no chat template (tokenizer.chat_template); choose one: %s", gguf_path(g), supported);
     TRY(gguf_get_str(g, "tokenizer.chat_template", &whole));
     t = whole;
+    *form = CHATML;
     bool known = skip(&t, opening);
     if (known && skip(&t, default_opening)) {
         TRY(read_default(&t, default_text));
@@ -60,48 +86,131 @@ static err recognise(const gguf *g, char **default_text) {
     if (known && skip(&t, body) && t.n == 0) return OK;
     mem_free(*default_text);
     *default_text = NULL;
+    if (recognise_marks(whole, form, default_text)) return OK;
     char first[61];
     size_t n = whole.n < 60 ? whole.n : 60;
     for (size_t i = 0; i < n; i++) first[i] = whole.p[i] >= 32 && whole.p[i] < 127 ? whole.p[i] : ' ';
     first[n] = 0;
-    return ERR(ERR_UNSUPPORTED, "%s: the chat template beginning with `%s` is not supported; supported is chatml",
-               gguf_path(g), first);
+    return ERR(ERR_UNSUPPORTED, "%s: the chat template beginning with `%s` is not supported; supported are %s", gguf_path(g), first,
+               supported);
 }
 
-static size_t put(char *out, size_t at, const char *s) {
+/* Text under way; out NULL: only measured. */
+typedef struct writer {
+    char *out;
+    size_t n;
+} writer;
+
+static void put(writer *w, const char *s) {
     size_t n = strlen(s);
-    if (out) memcpy(out + at, s, n);
-    return at + n;
+    if (w->out) memcpy(w->out + w->n, s, n);
+    w->n += n;
 }
 
-/* Writes to out, or only measures if it is NULL. */
-static size_t render_chatml(char *out, const char *default_text, const chat_message *m, int n,
-                            bool add_generation_prompt) {
-    size_t at = 0;
-    if (n > 0 && default_text && strcmp(m[0].role, "system") != 0) at = put(out, at, default_text);
+/* Without the white space around it, as most templates print contents. */
+static void put_trimmed(writer *w, const char *s) {
+    static const char white[] = " \t\n\r\v\f";
+    s += strspn(s, white);
+    size_t n = strlen(s);
+    while (n > 0 && strchr(white, s[n - 1])) n--;
+    if (w->out) memcpy(w->out + w->n, s, n);
+    w->n += n;
+}
+
+static bool is(const chat_message *m, const char *role) {
+    return strcmp(m->role, role) == 0;
+}
+
+static void render_chatml(writer *w, const char *default_text, const chat_message *m, int n, bool open) {
+    if (n > 0 && default_text && !is(m, "system")) put(w, default_text);
     for (int i = 0; i < n; i++) {
-        at = put(out, at, "<|im_start|>");
-        at = put(out, at, m[i].role);
-        at = put(out, at, "\n");
-        at = put(out, at, m[i].content);
-        at = put(out, at, "<|im_end|>\n");
+        put(w, "<|im_start|>");
+        put(w, m[i].role);
+        put(w, "\n");
+        put(w, m[i].content);
+        put(w, "<|im_end|>\n");
     }
-    if (add_generation_prompt) at = put(out, at, "<|im_start|>assistant\n");
-    return at;
+    if (open) put(w, "<|im_start|>assistant\n");
+}
+
+/* Llama 3.1 and 3.2 also print dates before the system message; those are left out. */
+static void render_llama3(writer *w, const chat_message *m, int n, bool open) {
+    for (int i = 0; i < n; i++) {
+        put(w, "<|start_header_id|>");
+        put(w, m[i].role);
+        put(w, "<|end_header_id|>\n\n");
+        put_trimmed(w, m[i].content);
+        put(w, "<|eot_id|>");
+    }
+    if (open) put(w, "<|start_header_id|>assistant<|end_header_id|>\n\n");
+}
+
+/* The system message is the head of the first user message. The assistant's turn needs no opening in Llama 2 and Mistral. */
+static void render_inst(writer *w, chat_form form, const chat_message *m, int n) {
+    const chat_message *system = n > 0 && is(m, "system") ? m : NULL;
+    for (int i = system != NULL; i < n; i++) {
+        if (!is(&m[i], "user")) {
+            put(w, " ");
+            put_trimmed(w, m[i].content);
+            put(w, form == LLAMA2 ? " </s>" : "</s>");
+            continue;
+        }
+        put(w, form == LLAMA2 && i > (system != NULL) ? "<s>[INST] " : "[INST] ");
+        if (system) {
+            put(w, form == LLAMA2 ? "<<SYS>>\n" : "");
+            put(w, system->content);
+            put(w, form == LLAMA2 ? "\n<</SYS>>\n\n" : "\n\n");
+            system = NULL;
+        }
+        put_trimmed(w, m[i].content);
+        put(w, " [/INST]");
+    }
+}
+
+static void render_gemma(writer *w, const chat_message *m, int n, bool open) {
+    const chat_message *system = n > 0 && is(m, "system") ? m : NULL;
+    for (int i = system != NULL; i < n; i++) {
+        put(w, "<start_of_turn>");
+        put(w, is(&m[i], "assistant") ? "model" : m[i].role);
+        put(w, "\n");
+        if (system) {
+            put(w, system->content);
+            put(w, "\n\n");
+            system = NULL;
+        }
+        put_trimmed(w, m[i].content);
+        put(w, "<end_of_turn>\n");
+    }
+    if (open) put(w, "<start_of_turn>model\n");
+}
+
+static void render(writer *w, chat_form form, const char *default_text, const chat_message *m, int n, bool open) {
+    switch (form) {
+    case CHATML: render_chatml(w, default_text, m, n, open); break;
+    case LLAMA3: render_llama3(w, m, n, open); break;
+    case GEMMA: render_gemma(w, m, n, open); break;
+    default: render_inst(w, form, m, n); break;
+    }
 }
 
 err chat_render(const gguf *g, const char *override_template, const chat_message *m, int n, bool add_generation_prompt,
                 char **out) {
-    char *default_text = NULL, *text;
-    if (!override_template)
-        TRY(recognise(g, &default_text));
-    else if (strcmp(override_template, "chatml") != 0)
-        return ERR(ERR_USAGE, "chat template \"%s\" is unknown; supported is chatml", override_template);
-    size_t bytes = render_chatml(NULL, default_text, m, n, add_generation_prompt);
-    err e = mem_alloc(MEM_OTHER, bytes + 1, &text);
+    char *default_text = NULL;
+    chat_form form = CHATML;
+    if (!override_template) {
+        TRY(recognise(g, &form, &default_text));
+    } else {
+        while (form < N_FORMS && strcmp(override_template, form_names[form]) != 0) form++;
+        if (form == N_FORMS) return ERR(ERR_USAGE, "chat template \"%s\" is unknown; supported are %s", override_template, supported);
+    }
+    writer w = {0};
+    char *text;
+    render(&w, form, default_text, m, n, add_generation_prompt);
+    err e = mem_alloc(MEM_OTHER, w.n + 1, &text);
     if (e == OK) {
-        render_chatml(text, default_text, m, n, add_generation_prompt);
-        text[bytes] = 0;
+        w = (writer){text, 0};
+        render(&w, form, default_text, m, n, add_generation_prompt);
+        text[w.n] = 0;
         *out = text;
     }
     mem_free(default_text);

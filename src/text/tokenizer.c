@@ -3,6 +3,7 @@
 
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,9 @@
 #include "gguf/index.h"
 #include "text/bpe.h"
 #include "text/pretokenize.h"
+#include "text/spm.h"
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4 }; /* tokenizer.ggml.token_type */
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_BYTE = 6 }; /* tokenizer.ggml.token_type */
 
 typedef struct special {
     int32_t id;
@@ -23,9 +25,11 @@ struct tokenizer {
     char *path;
     int n_vocab;
     int32_t bos, eos, eot;
-    bool add_bos;
-    bpe *bpe;
-    pretokenizer *pre;
+    bool add_bos, add_space_prefix, whole_words;
+    bpe *bpe;          /* byte-level: with */
+    pretokenizer *pre; /* words, and */
+    name_index words;  /* pieces, where a word that is a token stays whole (llama-bpe) */
+    spm *spm;          /* or SentencePiece-style */
     uint8_t *type;     /* [n_vocab] */
     size_t *piece_at;  /* [n_vocab + 1] into pieces */
     char *pieces;      /* what tokens decode to */
@@ -96,7 +100,22 @@ static err read_pieces(tokenizer *t, const gguf_str *texts) {
     TRY(mem_alloc(MEM_OTHER, (size_t)n_specials * sizeof *t->specials, &t->specials));
     for (int32_t i = 0; i < t->n_vocab; i++) {
         t->piece_at[i] = at;
-        if (t->type[i] == TYPE_NORMAL) {
+        unsigned byte;
+        char name[8] = {0};
+        if (t->spm && t->type[i] == TYPE_BYTE && texts[i].n == 6) {
+            memcpy(name, texts[i].p, 6);
+            if (sscanf(name, "<0x%2X>", &byte) == 1) {
+                t->pieces[at++] = (char)byte;
+                continue;
+            }
+        }
+        if (t->spm && (t->type[i] == TYPE_NORMAL || t->type[i] == TYPE_USER_DEFINED)) {
+            size_t n = spm_text_bytes(texts[i].p, texts[i].n, t->pieces + at);
+            if (t->type[i] == TYPE_USER_DEFINED && n > 0 && n == texts[i].n) t->specials[t->n_specials++] = (special){i, {t->pieces + at, n}};
+            at += n;
+            continue;
+        }
+        if (!t->spm && t->type[i] == TYPE_NORMAL) {
             at += bpe_text_bytes(byte_of, texts[i].p, texts[i].n, t->pieces + at);
             continue;
         }
@@ -121,9 +140,16 @@ static err read_id(const tokenizer *t, const gguf *g, const char *key, int32_t *
     return OK;
 }
 
-static err read_vocabulary(tokenizer *t, const gguf *g, const gguf_str *texts, name_index *vocab) {
-    gguf_str *merges;
+static err read_byte_level(tokenizer *t, const gguf *g, const gguf_str *texts, name_index *vocab) {
+    gguf_str pre, *merges;
     size_t n_merges;
+    if (!gguf_has(g, "tokenizer.ggml.pre"))
+        return ERR(ERR_UNSUPPORTED, "%s: tokenizer.ggml.pre is missing, so the pre-tokenizer is unknown; supported are %s", t->path,
+                   pretokenizer_supported());
+    TRY(gguf_get_str(g, "tokenizer.ggml.pre", &pre));
+    TRY(pretokenizer_create(pre, t->path, &t->pre));
+    t->whole_words = pre.n == 9 && memcmp(pre.p, "llama-bpe", 9) == 0;
+    t->add_bos = t->whole_words;
     TRY(name_index_create(t->n_vocab, vocab));
     for (int i = 0; i < t->n_vocab; i++) {
         int first = name_index_add(vocab, texts[i], i);
@@ -135,29 +161,49 @@ static err read_vocabulary(tokenizer *t, const gguf *g, const gguf_str *texts, n
     return read_pieces(t, texts);
 }
 
+/* Texts that two tokens share go to the first; words are looked up by what they stand for. */
+static err index_words(tokenizer *t) {
+    TRY(name_index_create(t->n_vocab, &t->words));
+    for (int i = 0; i < t->n_vocab; i++)
+        if (t->type[i] == TYPE_NORMAL) name_index_add(&t->words, (gguf_str){t->pieces + t->piece_at[i], t->piece_at[i + 1] - t->piece_at[i]}, i);
+    return OK;
+}
+
+static err read_scored(tokenizer *t, const gguf *g, const gguf_str *texts) {
+    const float *scores;
+    size_t n;
+    TRY(gguf_get_f32s(g, "tokenizer.ggml.scores", &scores, &n));
+    if (n != (size_t)t->n_vocab) return ERR(ERR_FORMAT, "%s: tokenizer.ggml.scores has %zu entries for %d tokens", t->path, n, t->n_vocab);
+    for (size_t i = 0; i < n; i++)
+        if (scores[i] != scores[i]) return ERR(ERR_FORMAT, "%s: tokenizer.ggml.scores[%zu] is not a number", t->path, i);
+    TRY(spm_create(t->path, texts, scores, t->n_vocab, &t->spm));
+    t->add_bos = t->add_space_prefix = true;
+    if (gguf_has(g, "tokenizer.ggml.add_space_prefix")) TRY(gguf_get_bool(g, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix));
+    TRY(read_types(t, g));
+    return read_pieces(t, texts);
+}
+
 static err read_all(tokenizer *t, const gguf *g) {
-    gguf_str model, pre, *texts;
+    gguf_str model, *texts;
     size_t n;
     TRY(gguf_get_str(g, "tokenizer.ggml.model", &model));
-    if (model.n != 4 || memcmp(model.p, "gpt2", 4))
-        return ERR(ERR_UNSUPPORTED, "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not supported; supported is gpt2",
+    bool byte_level = model.n == 4 && memcmp(model.p, "gpt2", 4) == 0, scored = model.n == 5 && memcmp(model.p, "llama", 5) == 0;
+    if (!byte_level && !scored)
+        return ERR(ERR_UNSUPPORTED, "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not supported; supported are gpt2 and llama",
                    t->path, (int)(model.n < 64 ? model.n : 64), model.p);
-    if (!gguf_has(g, "tokenizer.ggml.pre"))
-        return ERR(ERR_UNSUPPORTED,
-                   "%s: tokenizer.ggml.pre is missing, so the pre-tokenizer is unknown; supported is smollm", t->path);
-    TRY(gguf_get_str(g, "tokenizer.ggml.pre", &pre));
-    TRY(pretokenizer_create(pre, t->path, &t->pre));
     TRY(gguf_get_strs(g, "tokenizer.ggml.tokens", &texts, &n));
     if (n == 0 || n > INT_MAX / 4) return ERR(ERR_FORMAT, "%s: tokenizer.ggml.tokens has %zu entries", t->path, n);
     t->n_vocab = (int)n;
     name_index vocab = {0};
-    err e = read_vocabulary(t, g, texts, &vocab);
+    err e = byte_level ? read_byte_level(t, g, texts, &vocab) : read_scored(t, g, texts);
     name_index_free(&vocab);
     TRY(e);
+    if (t->whole_words) TRY(index_words(t));
     TRY(read_id(t, g, "tokenizer.ggml.bos_token_id", &t->bos));
     TRY(read_id(t, g, "tokenizer.ggml.eos_token_id", &t->eos));
     TRY(read_id(t, g, "tokenizer.ggml.eot_token_id", &t->eot));
     if (gguf_has(g, "tokenizer.ggml.add_bos_token")) TRY(gguf_get_bool(g, "tokenizer.ggml.add_bos_token", &t->add_bos));
+    else if (t->bos < 0) t->add_bos = false;
     if (t->add_bos && t->bos < 0)
         return ERR(ERR_FORMAT, "%s: tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is missing",
                    t->path);
@@ -181,6 +227,8 @@ void tokenizer_destroy(tokenizer *t) {
     if (!t) return;
     bpe_destroy(t->bpe);
     pretokenizer_destroy(t->pre);
+    name_index_free(&t->words);
+    spm_destroy(t->spm);
     mem_free(t->type);
     mem_free(t->piece_at);
     mem_free(t->pieces);
@@ -198,6 +246,10 @@ typedef struct encoding {
 
 static err encode_word(void *ctx, const char *word, size_t n) {
     const encoding *c = ctx;
+    if (c->t->whole_words) {
+        int id = name_index_find(&c->t->words, (gguf_str){word, n});
+        if (id >= 0) return token_list_push(c->out, id);
+    }
     return bpe_encode_word(c->t->bpe, word, n, c->out);
 }
 
@@ -234,7 +286,9 @@ static void warn_of_lost_bytes(const tokenizer *t, const char *text, size_t n) {
     }
 }
 
-static err encode_plain(const tokenizer *t, const char *text, size_t n, token_list *out) {
+/* after_special: at the start of the text or behind a special token. */
+static err encode_plain(const tokenizer *t, const char *text, size_t n, bool after_special, token_list *out) {
+    if (t->spm) return spm_encode(t->spm, text, n, t->add_space_prefix && after_special, out);
     encoding c = {t, out};
     warn_of_lost_bytes(t, text, n);
     return pretokenizer_split(t->pre, text, n, encode_word, &c);
@@ -253,7 +307,7 @@ static err encode_with_specials(const tokenizer *t, const char *text, size_t n, 
             while (end < n && mark[end] < 0);
         } else {
             while (end < n && mark[end] == 0) end++;
-            e = encode_plain(t, text + at, end - at, out);
+            e = encode_plain(t, text + at, end - at, at == 0 || mark[at - 1] != 0, out);
         }
         at = end;
     }
@@ -273,7 +327,7 @@ err tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_
     if (add_bos && t->add_bos) TRY(token_list_push(out, t->bos));
     if (n == 0) return OK;
     return parse_special || has_user_defined(t) ? encode_with_specials(t, text, n, parse_special, out)
-                                                : encode_plain(t, text, n, out);
+                                                : encode_plain(t, text, n, true, out);
 }
 
 /* --- decoding and queries --- */
@@ -289,7 +343,7 @@ err tokenizer_decode(const tokenizer *t, const int32_t *ids, int n, bool keep_sp
     TRY(mem_alloc(MEM_OTHER, bytes + 1, &text));
     for (int i = 0; i < n; i++) {
         uint8_t type = t->type[ids[i]];
-        if (!keep_special && type != TYPE_NORMAL && type != TYPE_USER_DEFINED) continue;
+        if (!keep_special && type != TYPE_NORMAL && type != TYPE_USER_DEFINED && type != TYPE_BYTE) continue;
         size_t len = t->piece_at[ids[i] + 1] - t->piece_at[ids[i]];
         memcpy(text + at, t->pieces + t->piece_at[ids[i]], len);
         at += len;

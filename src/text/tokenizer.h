@@ -1,5 +1,6 @@
-/* Tokenizers read from a GGUF's metadata. Byte-level BPE now (`tokenizer.ggml.model` = gpt2, `pre` = smollm); others are refused
- * by name. decode(encode(s)) == s for any bytes, UTF-8 or not, that have tokens. SmolLM2's vocabulary has none for 21 bytes (0x04 0x06
+/* Tokenizers read from a GGUF's metadata: byte-level BPE (`tokenizer.ggml.model` = gpt2, words cut as `pre` says) and
+ * SentencePiece-style BPE with scores and byte fallback (llama); others are refused by name. The latter takes U+2581 for a space, and
+ * where the file asks for a space before each text, decoding gives that space back. Otherwise decode(encode(s)) == s for any bytes, UTF-8 or not, that have tokens. SmolLM2's vocabulary has none for 21 bytes (0x04 0x06
  * 0x13 0x14 0x16 0x1d 0xc0 0xc1 0xf1 0xf2 0xf5-0xff); such bytes are left out, as llama.cpp does, with one warning. */
 #ifndef KVLAB_TEXT_TOKENIZER_H
 #define KVLAB_TEXT_TOKENIZER_H

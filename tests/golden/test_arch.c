@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "tests/support/engines.h"
+#include "tests/support/real_model.h"
 
 enum { MAX_TOKENS = 1024, MAX_TOP = 32, MAX_POSITIONS = 128 };
 
@@ -164,6 +165,28 @@ static void sliding_layers_hold_their_window_in_every_policy(void **state) {
     }
 }
 
+/* Exact math with an f32 cache; the file's weights are Q5_0, Q8_0, Q4_K and Q6_K. 704 tokens pass the window of 512. */
+static void gemma3_270m_matches_transformers(void **state) {
+    const char *path = real_model_file("gemma-3-270m-q4_k_m.gguf");
+    if (!path) skip();
+    golden g = read_golden("tests/golden/gemma3_270m.txt");
+    world w = world_open(path, MATH_EXACT, "cpu", "full_f32", NULL);
+    float *logits = calloc((size_t)w.v, sizeof *logits);
+    double worst = 0;
+    for (int i = g.n_positions - 1; i >= 0; i -= 6) {
+        seq *s;
+        assert_ok(seq_create(w.e, w.space, w.p, 1, &s));
+        assert_ok(seq_prefill(s, g.ids, g.pos[i] + 1, logits));
+        worst = fmax(worst, gap_at(&g, i, logits, w.v));
+        seq_destroy(s);
+    }
+    free(logits);
+    double steps = worst_of_steps(&w, &g, g.n - 33);
+    printf("# gemma3-270m: worst log-probability difference %.1e by prefill, %.1e by steps\n", worst, steps);
+    if (!(worst < 5e-3 && steps < 5e-3)) fail_msg("log-probabilities differ by %g and %g", worst, steps);
+    world_close(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(llama_with_linear_scaling),
@@ -172,6 +195,7 @@ int main(void) {
         cmocka_unit_test(qwen3_with_norms_of_q_and_k),
         cmocka_unit_test(gemma3_with_sliding_layers),
         cmocka_unit_test(sliding_layers_hold_their_window_in_every_policy),
+        cmocka_unit_test(gemma3_270m_matches_transformers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

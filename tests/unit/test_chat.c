@@ -90,13 +90,14 @@ static void plain_chatml_has_no_default(void **state) {
 static void other_templates_are_refused(void **state) {
     assert_refused(
         "[INST] {{ x }}\n[/INST]", NULL, ERR_UNSUPPORTED,
-        "chat.gguf: the chat template beginning with `[INST] {{ x }} [/INST]` is not supported; supported is chatml");
+        "chat.gguf: the chat template beginning with `[INST] {{ x }} [/INST]` is not supported; supported are chatml, llama2, llama3, mistral, gemma");
     assert_refused("{% for message in messages %}" BODY "{{ tools }}", NULL, ERR_UNSUPPORTED, "is not supported");
     assert_refused("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ 'x", NULL,
                    ERR_UNSUPPORTED, "is not supported");
     assert_refused("", NULL, ERR_UNSUPPORTED, "is not supported");
     assert_refused(NULL, NULL, ERR_UNSUPPORTED, "chat.gguf has no chat template");
-    assert_refused(tiny_chat_template, "llama3", ERR_USAGE, "chat template \"llama3\" is unknown; supported is chatml");
+    assert_refused(tiny_chat_template, "vicuna", ERR_USAGE, "chat template \"vicuna\" is unknown; supported are chatml, llama2");
+    assert_refused("{{ eos_token }}[SYSTEM_PROMPT][INST]", NULL, ERR_UNSUPPORTED, "is not supported");
 }
 
 static void the_real_template_is_recognised(void **state) {
@@ -110,6 +111,35 @@ static void the_real_template_is_recognised(void **state) {
     gguf_close(g);
 }
 
+static const chat_message talk[] = {{"system", "Be brief."}, {"user", " Hi there\n"}, {"assistant", "Hello "}, {"user", "Why?"}};
+
+static void other_families_are_recognised_by_their_marks(void **state) {
+    static const char *const llama3[] = {"{{ '<|start_header_id|>' + role + '<|end_header_id|>' }}{{ content | trim + '<|eot_id|>' }}", NULL};
+    static const char *const gemma[] = {"{{ bos_token }}{{ '<start_of_turn>' + role }}{{ '<end_of_turn>\n' }}", NULL};
+    static const char *const llama2[] = {"{{ '<<SYS>>' }}{{ bos_token + '[INST] ' + content + ' [/INST]' }}{{ eos_token }}", NULL};
+    static const char *const mistral[] = {"{{ bos_token }}{{ '[INST] ' + content + ' [/INST]' }}{{ content + eos_token }}", NULL};
+    const char *names[] = {"llama3", "gemma", "llama2", "mistral"};
+    const char *const templates[] = {*llama3, *gemma, *llama2, *mistral};
+    const char *const want[] = {
+        "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHi there<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<start_of_turn>user\nBe brief.\n\nHi there<end_of_turn>\n<start_of_turn>model\nHello<end_of_turn>\n<start_of_turn>user\nWhy?<end_of_turn>\n"
+        "<start_of_turn>model\n",
+        "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi there [/INST] Hello </s><s>[INST] Why? [/INST]",
+        "[INST] Be brief.\n\nHi there [/INST] Hello</s>[INST] Why? [/INST]",
+    };
+    for (int i = 0; i < 4; i++) {
+        assert_renders(templates[i], NULL, talk, 4, true, want[i]);
+        assert_renders(tiny_chat_template, names[i], talk, 4, true, want[i]);
+    }
+    assert_renders("{% if tools %}<tool_call>{% endif %}<|im_start|>{% if enable_thinking %}", NULL, user, 1, true,
+                   "<|im_start|>user\nHi there<|im_end|>\n<|im_start|>assistant\n");
+    assert_renders("<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.", NULL, user, 1, false,
+                   "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+                   "<|im_start|>user\nHi there<|im_end|>\n");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_default_system_message_comes_first_when_none_is_given),
@@ -117,6 +147,7 @@ int main(void) {
         cmocka_unit_test(no_messages_give_no_default),
         cmocka_unit_test(the_default_is_the_one_in_the_template),
         cmocka_unit_test(plain_chatml_has_no_default),
+        cmocka_unit_test(other_families_are_recognised_by_their_marks),
         cmocka_unit_test(other_templates_are_refused),
         cmocka_unit_test(the_real_template_is_recognised),
     };

@@ -381,11 +381,12 @@ static void bytes_without_a_token_are_left_out(void **state) {
 }
 
 static void unsupported_and_broken_vocabularies_are_refused(void **state) {
-    vocab spm = small, none = small, llama3 = small, no_pre = small, twice = small, lone = small, part = small,
+    vocab spm = small, scored = small, none = small, llama3 = small, no_pre = small, twice = small, lone = small, part = small,
           result = small, types = small, kind = small, bos = small, no_bos = small;
-    spm.model = "llama";
+    spm.model = "t5";
+    scored.model = "llama";
     none.model = NULL;
-    llama3.pre = "llama-bpe";
+    llama3.pre = "llama4";
     no_pre.pre = NULL;
     twice.tokens[2] = "a";
     lone.merges[0] = "ab";
@@ -400,10 +401,11 @@ static void unsupported_and_broken_vocabularies_are_refused(void **state) {
         err code;
         const char *text;
     } cases[] = {
-        {&spm, ERR_UNSUPPORTED, "tokenizer \"llama\" (tokenizer.ggml.model) is not supported; supported is gpt2"},
+        {&spm, ERR_UNSUPPORTED, "tokenizer \"t5\" (tokenizer.ggml.model) is not supported; supported are gpt2 and llama"},
+        {&scored, ERR_FORMAT, "tokenizer.ggml.scores"},
         {&none, ERR_FORMAT, "metadata key \"tokenizer.ggml.model\" is missing"},
         {&llama3, ERR_UNSUPPORTED,
-         "pre-tokenizer \"llama-bpe\" (tokenizer.ggml.pre) is not supported; supported is smollm"},
+         "pre-tokenizer \"llama4\" (tokenizer.ggml.pre) is not supported; supported are smollm, gpt-2, llama-bpe, qwen2, default"},
         {&no_pre, ERR_UNSUPPORTED, "tokenizer.ggml.pre is missing"},
         {&twice, ERR_FORMAT, "tokens 0 and 2 have the same text"},
         {&lone, ERR_FORMAT, "tokenizer.ggml.merges[0] is not two pieces"},
@@ -478,8 +480,94 @@ static void recorded_cases_have_the_recorded_ids(void **state) {
     gguf_close(g);
 }
 
+/* tests/golden/vocab: small vocabularies, one for each way to cut and merge, and what llama.cpp makes of texts with them. */
+static int check_vocabulary(const char *name, const char *file) {
+    char model[128], path[128], *line = NULL;
+    size_t cap = 0;
+    int n_cases = 0;
+    gguf *g;
+    tokenizer *t;
+    snprintf(model, sizeof model, "tests/golden/vocab/%s.gguf", name);
+    snprintf(path, sizeof path, "tests/golden/vocab/%s.jsonl", name);
+    if (gguf_open(file ? file : model, &g) || tokenizer_create(g, &t)) fail_msg("%s: %s", name, err_text());
+    FILE *f = fopen(path, "r");
+    if (!f) fail_msg("%s cannot be opened", path);
+    for (; getline(&line, &cap, f) > 0; n_cases++) {
+        json_t *c = json_loads(line, JSON_ALLOW_NUL, NULL);
+        if (json_array_size(c) != 3) fail_msg("%s: line %d is damaged", path, n_cases + 1);
+        json_t *text = json_array_get(c, 0), *want = json_array_get(c, 2);
+        const char *s = json_string_value(text);
+        size_t n = json_string_length(text), n_back;
+        token_list l = {0};
+        char *back;
+        assert_int_equal(tokenizer_encode(t, s, n, json_is_true(json_array_get(c, 1)), false, &l), OK);
+        bool same = (size_t)l.n == json_array_size(want);
+        for (int i = 0; same && i < l.n; i++) same = l.ids[i] == json_integer_value(json_array_get(want, (size_t)i));
+        if (!same) {
+            for (int i = 0; i < l.n; i++) printf("%d ", l.ids[i]);
+            fail_msg("%s, line %d: %d tokens, other ids than %s", name, n_cases + 1, l.n, line);
+        }
+        assert_int_equal(tokenizer_decode(t, l.ids, l.n, true, &back, &n_back), OK);
+        bool spm = strcmp(name, "spm") == 0;
+        size_t extra = spm && n_back > n && back[0] == ' '; /* the space that this vocabulary puts first, and after special tokens */
+        if (spm && json_is_true(json_array_get(c, 1))) n = n_back - extra, s = back + extra;
+        if (n_back != n + extra || memcmp(back + extra, s, n)) fail_msg("%s, line %d does not come back", name, n_cases + 1);
+        mem_free(back);
+        token_list_free(&l);
+        json_decref(c);
+    }
+    free(line);
+    fclose(f);
+    tokenizer_destroy(t);
+    gguf_close(g);
+    return n_cases;
+}
+
+static void every_pre_tokenizer_agrees_with_llama_cpp(void **state) {
+    static const char *const names[] = {"gpt-2", "llama-bpe", "qwen2", "default", "smollm"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) assert_true(check_vocabulary(names[i], NULL) > 300);
+}
+
+static void scored_vocabularies_agree_with_llama_cpp(void **state) {
+    assert_true(check_vocabulary("spm", NULL) > 300);
+}
+
+static void gemma3_agrees_with_llama_cpp(void **state) {
+    const char *path = real_model_file("gemma-3-270m-q4_k_m.gguf");
+    if (!path) skip();
+    assert_true(check_vocabulary("gemma3", path) > 300);
+}
+
+/* Bytes that are no UTF-8 fall back to byte tokens and come back. */
+static void scored_vocabularies_give_any_bytes_back(void **state) {
+    gguf *g;
+    tokenizer *t;
+    assert_int_equal(gguf_open("tests/golden/vocab/spm.gguf", &g), OK);
+    assert_int_equal(tokenizer_create(g, &t), OK);
+    rng r = rng_make(seed_get(), 31);
+    for (int round = 0; round < 200; round++) {
+        char s[64], *back;
+        size_t n = 1 + rng_below(&r, sizeof s), n_back;
+        for (size_t i = 0; i < n; i++) s[i] = (char)rng_below(&r, 256);
+        for (size_t i = 0; i + 2 < n; i++)
+            if (memcmp(s + i, "\xe2\x96\x81", 3) == 0) s[i] = 'x'; /* the mark of a space */
+        token_list l = {0};
+        assert_int_equal(tokenizer_encode(t, s, n, false, false, &l), OK);
+        assert_int_equal(tokenizer_decode(t, l.ids, l.n, true, &back, &n_back), OK);
+        if (n_back != n + 1 || memcmp(back + 1, s, n)) fail_msg("round %d: %zu bytes come back as %zu", round, n, n_back);
+        mem_free(back);
+        token_list_free(&l);
+    }
+    tokenizer_destroy(t);
+    gguf_close(g);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_pre_tokenizer_agrees_with_llama_cpp),
+        cmocka_unit_test(scored_vocabularies_agree_with_llama_cpp),
+        cmocka_unit_test(gemma3_agrees_with_llama_cpp),
+        cmocka_unit_test(scored_vocabularies_give_any_bytes_back),
         cmocka_unit_test(ascii_text_is_cut_and_merged_as_a_naive_tokenizer_does),
         cmocka_unit_test(long_words_merge_as_their_parts_do),
         cmocka_unit_test(words_end_where_the_pattern_says),
