@@ -43,7 +43,7 @@ BENCHBIN := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
 PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN) $(BENCHBIN)
 FUZZ_SECONDS ?= 5
 
-.PHONY: all demo test unit fuzz e2e layers deps model tests bench help format format-check clean FORCE
+.PHONY: all demo test unit fuzz e2e layers deps model models tests bench help format format-check clean FORCE
 
 all: $(BUILD)/kvlab ## build the program: ./kvlab (release), build/CONFIG/kvlab with config=debug|san|cov
 ifeq ($(BUILD),build/release)
@@ -88,6 +88,9 @@ deps: ## install the packages that building, running and testing need (Debian)
 
 model: ## fetch the default model into the user's cache
 	@scripts/fetch_model.sh
+
+models: model ## fetch also gemma3-270m, for tests of its architecture
+	@scripts/fetch_gemma.sh
 
 format: ## clang-format over our C files
 	clang-format -i $(shell find src kernels tests -name '*.[ch]')

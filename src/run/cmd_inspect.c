@@ -1,20 +1,88 @@
 /* kvlab inspect: hyper-parameters of a model, without packing its weights. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
+#include "format/format.h"
 #include "model/model.h"
 #include "run/jsonx.h"
 #include "run/options.h"
 #include "run/preset.h"
 
-static err print_json(const model_ref *ref, const char *sha, const model_params *p, size_t bytes) {
+static const char *const format_names[] = {"f32", "f16", "k8v8", "k8v4", "k4v4", "k4v4g32", "k4v2"};
+enum { N_FORMATS = sizeof format_names / sizeof *format_names, MAX_TYPES = 64 };
+
+/* Payload and metadata of K and V of a token in `layers` layers. */
+static size_t token_bytes(const model_params *p, kv_format f, int layers) {
+    size_t item = kv_format_payload_bytes(f, p->head_dim) + kv_format_meta_bytes(f, p->head_dim);
+    return item * (size_t)p->n_kv * (size_t)layers;
+}
+
+/* Cache of n tokens: sliding layers hold their window. */
+static double cache_bytes_of(const model_params *p, kv_format f, double n) {
+    int global = model_n_global(p);
+    double in_window = p->window && n > p->window ? p->window : n;
+    return n * (double)token_bytes(p, f, global) + in_window * (double)token_bytes(p, f, p->n_layers - global);
+}
+
+/* The longest cache, up to the context, that fits `room` bytes. */
+static int tokens_that_fit(const model_params *p, kv_format f, double room) {
+    int lo = 0, hi = p->context + 1;
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        if (cache_bytes_of(p, f, mid) <= room) lo = mid;
+        else hi = mid;
+    }
+    return lo;
+}
+
+static double available_bytes(void) {
+    return (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+}
+
+typedef struct type_sum {
+    const char *name;
+    size_t bytes, n_tensors;
+} type_sum;
+
+static int sum_types(const gguf *g, type_sum *out) {
+    int n = 0;
+    for (int i = 0; i < gguf_n_tensors(g); i++) {
+        const gguf_tensor *t = gguf_tensor_at(g, i);
+        const wtype_info *w = wtype_find(t->type);
+        int k = 0;
+        if (!w) continue; /* refused when the model is loaded */
+        while (k < n && strcmp(out[k].name, w->name) != 0) k++;
+        if (k == n) out[n++] = (type_sum){w->name, 0, 0};
+        out[k].bytes += t->bytes;
+        out[k].n_tensors++;
+    }
+    return n;
+}
+
+static err print_json(const gguf *g, const model_ref *ref, const char *sha, const model_params *p, size_t bytes) {
     json_t *root =
         json_pack("{s:o,s:o,s:s,s:I,s:s,s:o,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:f,s:f}", "model", jsonx_text(ref->name),
                   "path", jsonx_text(ref->path), "sha256", sha, "file_bytes", (json_int_t)bytes, "architecture",
                   p->arch, "name", jsonx_text(p->name), "layers", p->n_layers, "embedding", p->n_embd, "heads",
                   p->n_heads, "kv_heads", p->n_kv, "head_dim", p->head_dim, "ffn", p->n_ff, "vocabulary", p->n_vocab,
                   "context", p->context, "rope_base", (double)p->rope_base, "norm_eps", (double)p->norm_eps);
+    if (root) {
+        json_t *types = json_object(), *cache = json_object();
+        type_sum sums[MAX_TYPES];
+        for (int i = 0, n = sum_types(g, sums); i < n; i++) json_object_set_new(types, sums[i].name, json_integer((json_int_t)sums[i].bytes));
+        for (int i = 0; i < N_FORMATS; i++) {
+            kv_format f;
+            if (kv_format_parse(format_names[i], &f) != OK || kv_format_check(f, p->head_dim) != OK) continue;
+            json_object_set_new(cache, format_names[i], json_integer((json_int_t)token_bytes(p, f, p->n_layers)));
+        }
+        json_object_set_new(root, "weight_bytes", types);
+        json_object_set_new(root, "cache_bytes_per_token", cache);
+        json_object_set_new(root, "window", json_integer(p->window));
+        json_object_set_new(root, "global_layers", json_integer(model_n_global(p)));
+    }
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(root);
     if (!text) return ERR(ERR_NOMEM, "out of memory: the model cannot be described");
@@ -23,14 +91,27 @@ static err print_json(const model_ref *ref, const char *sha, const model_params 
     return OK;
 }
 
-static void print_text(const model_ref *ref, const char *sha, const model_params *p, size_t bytes) {
-    size_t per_token = (size_t)p->n_layers * (size_t)p->n_kv * (size_t)p->head_dim * 4;
+static void print_text(const gguf *g, const model_ref *ref, const char *sha, const model_params *p, size_t bytes) {
     printf("%s (%s)\n%s\nsha256 %s\n%.1f MB, architecture %s\n", ref->name, p->name, ref->path, sha,
            (double)bytes * 1e-6, p->arch);
     printf("%d layers, embedding %d, ffn %d, vocabulary %d\n", p->n_layers, p->n_embd, p->n_ff, p->n_vocab);
-    printf("%d query heads, %d KV heads of %d; f16 cache: %zu bytes a token, %.1f MB at the full context of %d\n",
-           p->n_heads, p->n_kv, p->head_dim, per_token, (double)per_token * p->context * 1e-6, p->context);
+    printf("%d query heads, %d KV heads of %d, context %d\n", p->n_heads, p->n_kv, p->head_dim, p->context);
     printf("rope base %g, norm eps %g\n", (double)p->rope_base, (double)p->norm_eps);
+    if (p->slide_period)
+        printf("%d of %d layers are global, the others see %d tokens\n", model_n_global(p), p->n_layers, p->window);
+    type_sum sums[MAX_TYPES];
+    printf("weights:");
+    for (int i = 0, n = sum_types(g, sums); i < n; i++)
+        printf("%s %s %.1f MB in %zu tensors", i ? "," : "", sums[i].name, (double)sums[i].bytes * 1e-6, sums[i].n_tensors);
+    double free_bytes = available_bytes(), room = free_bytes - (double)bytes;
+    printf("\nof %.1f GB free memory %.1f are left beside the file's weights:\n%-10s %14s %16s %16s\n", free_bytes * 1e-9,
+           (room > 0 ? room : 0) * 1e-9, "cache", "bytes/token", "full context MB", "tokens that fit");
+    for (int i = 0; i < N_FORMATS; i++) {
+        kv_format f;
+        if (kv_format_parse(format_names[i], &f) != OK || kv_format_check(f, p->head_dim) != OK) continue;
+        printf("%-10s %14zu %16.1f %16d\n", format_names[i], token_bytes(p, f, p->n_layers), cache_bytes_of(p, f, p->context) * 1e-6,
+               tokens_that_fit(p, f, room));
+    }
 }
 
 err cmd_inspect(const options *o) {
@@ -43,9 +124,9 @@ err cmd_inspect(const options *o) {
     if (e == OK) e = gguf_open(ref.path, &file);
     if (e == OK) e = model_read_params(file, &p);
     if (e == OK && o->json)
-        e = print_json(&ref, sha, &p, gguf_file_bytes(file));
+        e = print_json(file, &ref, sha, &p, gguf_file_bytes(file));
     else if (e == OK)
-        print_text(&ref, sha, &p, gguf_file_bytes(file));
+        print_text(file, &ref, sha, &p, gguf_file_bytes(file));
     if (file) gguf_close(file);
     model_ref_free(&ref);
     return e;

@@ -34,7 +34,7 @@ static err list_presets(listing *l, const char *kind) {
         if (strcmp(kind, "models") == 0) {
             model_ref ref;
             bool there = model_ref_find(names[i], &ref) == OK;
-            char *with = mem_sprintf("%s%s", about, there ? "" : " [not installed: make model]");
+            char *with = mem_sprintf("%s%s", about, there ? "" : " [not installed]");
             if (there) model_ref_free(&ref);
             mem_free(about);
             about = with;

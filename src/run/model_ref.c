@@ -46,16 +46,16 @@ static err from_preset(const char *name, const node *where, model_ref *out) {
     GOTO(done, e, text_key(root, "pip", &pip));
     GOTO(done, e, text_key(root, "fetch", &fetch));
     GOTO(done, e, node_check_read(root));
-    if (!file || !sha || strlen(sha) != 64)
-        GOTO(done, e, NODE_ERR(root, "model preset %s needs `file` and `sha256`", name));
+    if (!file || (sha && strlen(sha) != 64)) /* without a digest the file is taken as it is */
+        GOTO(done, e, NODE_ERR(root, "model preset %s needs `file`, and a `sha256` of 64 digits if it has one", name));
     dir = cache_dir();
     out->name = mem_strdup(name);
     out->path = io_join(dir, file);
     out->sha256 = sha;
     sha = NULL;
     if (!is_file(out->path))
-        e = ERR(ERR_ENV, "model %s is not installed: %s is missing; `%s` fetches it", name, out->path,
-                fetch ? fetch : "make model");
+        e = ERR(ERR_ENV, "model %s is not installed: %s is missing; %s%s%s", name, out->path, out->sha256 ? "`" : "",
+                fetch ? fetch : "make model", out->sha256 ? "` fetches it" : "");
 done:
     mem_free(summary);
     mem_free(file);
