@@ -217,6 +217,11 @@ static void truncate_rolls_back_appended_rows(void **state) {
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     n_presets = preset_names(presets, MAX_PRESETS);
+#ifdef __SANITIZE_ADDRESS__ /* twenty times slower: every eighth preset, others on another seed */
+    int n_all = n_presets;
+    n_presets = 0;
+    for (int i = (int)(seed_get() % 8); i < n_all; i += 8) presets[n_presets++] = presets[i];
+#endif
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fork_equals_real_flow),
         cmocka_unit_test(extend_equals_steps),
