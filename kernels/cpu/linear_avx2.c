@@ -80,7 +80,7 @@ INLINE void q8_body(const int R, const int C, const pack_form F, const int RECOR
         UNROLL for (int h = 0; h < n_dots; h++) {
             __m256i s[TILE_ROWS][4];
             UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm256_setzero_si256();
-            UNROLL for (int i = 0; i < 8 / n_dots; i++) UNROLL for (int c = 0; c < C; c++) {
+            for (int i = 0; i < 8 / n_dots; i++) UNROLL for (int c = 0; c < C; c++) {
                 int p = h * (8 / n_dots) + i;
                 __m256i x = load32(codes + p * 128 + c * 32);
                 if (F != PACK_Q8_MIN) x = _mm256_xor_si256(x, offset);

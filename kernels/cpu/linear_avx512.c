@@ -94,7 +94,7 @@ INLINE void q8_body(const int R, const int C, const pack_form F, const int RECOR
                 __m512i start = _mm512_set1_epi32(is_signed ? -128 * sum : 0);
                 UNROLL for (int c = 0; c < C; c++) s[r][c] = start;
             }
-            UNROLL for (int i = 0; i < 8 / n_dots; i++) {
+            for (int i = 0; i < 8 / n_dots; i++) {
                 int p = h * (8 / n_dots) + i;
                 __m512i x[2];
                 UNROLL for (int c = 0; c < C; c++) x[c] = _mm512_load_si512(codes + p * 128 + c * 64);
