@@ -46,7 +46,12 @@ have() {
     cmd) command -v "$2" >/dev/null 2>&1 ;;
     header) command -v gcc >/dev/null 2>&1 && echo "#include <$2>" | gcc -E -x c - >/dev/null 2>&1 ;;
     pc) command -v pkg-config >/dev/null 2>&1 && pkg-config --exists "$2" ;;
-    py) command -v python3 >/dev/null 2>&1 && python3 -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$2') is None)" ;;
+    py) # Debian's packages belong to Debian's python3; another one may come first in PATH
+        for python in python3 /usr/bin/python3; do
+            command -v $python >/dev/null 2>&1 &&
+                $python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$2') is None)" && return 0
+        done
+        return 1 ;;
     file) [ -e "$2" ] ;;
     esac
 }
