@@ -182,7 +182,7 @@ static void oracle(const head *h, int row, int g, answer *a) {
         for (int i = n; i < attn_seg_items(&j->seg[s], j->n_rows - 1); i++) a->p[at + i] = 0;
         at += attn_seg_items(&j->seg[s], j->n_rows - 1);
     }
-    for (int i = 0; i < at; i++) a->p[i] /= sum;
+    for (int i = 0; i < at && sum > 0; i++) a->p[i] /= sum; /* a row that sees nothing gives zeros */
     for (int which = 0; which < 2 && sum > 0; which++) {
         for (int c = 0; c < d; c++) a->o[which][c] /= sum;
         a->scale[which] /= sum;
