@@ -72,6 +72,21 @@ static double table_bytes(int n_items, int cap) {
     return TABLE_LIST_BYTES + TABLE_ENTRY_BYTES * (pages + spare);
 }
 
+/* Heads of unequal quotas hold, on average, up to this much more than heads of the mean quota: each may round one more item into
+ * the dearer of the tiers that its unprotected items go to, and begin one more page (and its spare entry) per tier. */
+static double unequal_bytes(const struct policy *p, int n_rest) {
+    const stage_use *tier = &p->use[STAGE_TIER];
+    int rest[KV_MAX_TIERS] = {0};
+    double least = 0, most = 0;
+    tier->st->count(tier->conf, 0, 0, n_rest, rest);
+    for (int t = 0; t < p->needs.n_tiers; t++) {
+        if (!rest[t]) continue;
+        if (least == 0 || p->item_bytes[t] < least) least = p->item_bytes[t];
+        if (p->item_bytes[t] > most) most = p->item_bytes[t];
+    }
+    return most - least + 2.0 * TABLE_ENTRY_BYTES * p->needs.n_tiers;
+}
+
 double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
     protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
@@ -81,6 +96,7 @@ double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     double bytes = (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv);
     for (int t = 0; t < p->needs.n_tiers; t++)
         bytes += per_tier[t] * p->item_bytes[t] + table_bytes(per_tier[t], p->page_items[t]);
+    if (p->use[STAGE_QUOTA].st->ranks && p->use[STAGE_QUOTA].st->budgeted) bytes += unequal_bytes(p, n_rest < 0 ? 0 : n_rest);
     return bytes;
 }
 

@@ -213,6 +213,14 @@ static double bytes_of(const setup *s, int k) { /* any k items: all protected on
         while (pages * s->page_items[t] < count[t]) pages++;
         bytes += count[t] * s->item_bytes[t] + 20 + (pages ? 4 * (pages + 3 + pages / 16) : 0);
     }
+    if (s->quota == BLEND || s->quota == FLOOR) { /* unequal heads: one item more in the dearer tier, one page and spare per tier */
+        int others[3] = {0};
+        double least = 1e9, most = 0;
+        for (int rank = 0; rank < n_others; rank++) others[tier_of(&plain, 1, rank, n_others)]++;
+        for (int t = 0; t < s->n_tiers; t++)
+            if (others[t]) least = fmin(least, s->item_bytes[t]), most = fmax(most, s->item_bytes[t]);
+        bytes += fmax(0, most - least) + 8 * s->n_tiers;
+    }
     return bytes;
 }
 

@@ -1,4 +1,5 @@
-/* Seeds of random tests: fresh on every run, or argv[1]; printed when the program failed, so that it can be run again.
+/* Seeds of random tests: 1, or argv[1], or a fresh one if argv[1] is `random`; printed when the program failed, so that it can be run
+ * again. `make test` uses the fixed one: what it says of a change does not depend on luck.
  *
  *   int main(int argc, char **argv) {
  *       seed_begin(argc, argv);
