@@ -6,7 +6,7 @@
 
 enum {
     ATTN_TILE = 64,                         /* keys decoded together, transposed to [head_dim][ATTN_TILE] */
-    ATTN_P_LD = ATTN_CUT + ATTN_TILE,       /* row of probabilities of a cut: up to 7 leading lanes, padded to whole tiles */
+    ATTN_P_LD = ATTN_CUT + ATTN_TILE,       /* row of probabilities of a cut: up to 31 leading lanes, padded to whole tiles */
     ATTN_BLOCK_QUERIES = 48,                /* decode: queries (rows x group) that share one decoded tile */
     ATTN_FEW_QUERIES = 6,                   /* decode: at most so many are multiplied straight from page bytes */
     ATTN_PREFILL_QUERIES = 126,             /* prefill: the same; a multiple of the 6 queries of a register tile at group 3 */
@@ -58,6 +58,7 @@ static inline void attn_place_next(attn_place *at, const attn_job *j) {
 /* One thread's buffers for blocks of up to n_queries queries. */
 typedef struct attn_decode_buf {
     float *q;          /* [n_queries][head_dim] times scale */
+    float *q_step;     /* [n_queries][head_dim] q times the steps of an item group (K per channel) */
     float *q_sum;      /* [n_queries][KV_MAX_GROUPS] sums of q over channel groups */
     float *tile;       /* K: [head_dim][ATTN_TILE], V: [ATTN_TILE][round16(head_dim)] */
     float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups) */
@@ -70,6 +71,7 @@ static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int
     const size_t few = ATTN_FEW_QUERIES * KV_MAX_GROUPS;
     size_t nq = (size_t)n_queries, d = attn_round16((size_t)head_dim), at = 0;
     b.q = attn_carve(base, &at, nq * d);
+    b.q_step = attn_carve(base, &at, nq * d);
     b.q_sum = attn_carve(base, &at, attn_round16(nq * KV_MAX_GROUPS));
     b.tile = attn_carve(base, &at, d * ATTN_TILE);
     b.s = attn_carve(base, &at, (nq > few ? nq : few) * ATTN_TILE);

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <immintrin.h>
 #include <string.h>
+#include "format/quantise.h"
 #include "format/rotate.h"
 #include "kernels/cpu/isa.h"
 

@@ -6,36 +6,30 @@
 #include <assert.h>
 #include <string.h>
 #include "format/layout.h"
+#include "format/quantise.h"
 #include "format/rotate.h"
 #include "format/rows.h"
 
 /* One side (K or V) of an item's quantised form. */
 typedef struct side {
-    int bits, n_groups, d;
+    int bits, n_groups, d, quant;
     uint32_t off_scale, off_zero;
 } side;
 
 static side k_side(const page_layout *l) {
-    return (side){l->fmt.k_bits, l->n_groups, l->head_dim, l->off_k_scale, l->off_k_zero};
+    return (side){l->fmt.k_bits, l->n_groups, l->head_dim, l->fmt.quant, l->off_k_scale, l->off_k_zero};
 }
 static side v_side(const page_layout *l) {
-    return (side){l->fmt.v_bits, l->n_groups, l->head_dim, l->off_v_scale, l->off_v_zero};
+    return (side){l->fmt.v_bits, l->n_groups, l->head_dim, l->fmt.quant, l->off_v_scale, l->off_v_zero};
 }
 
 /* ---- codes ---- */
-
-static inline float sane(float x) {
-    x = x == x ? x : 0.0f;
-    x = x < 65504.0f ? x : 65504.0f;
-    x = x > -65504.0f ? x : -65504.0f;
-    return x + 0.0f;
-}
 
 enum { LANES = 16 }; /* head_dim and groups are multiples of it */
 
 static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zero, uint8_t *code) {
     float s[KV_MAX_HEAD_DIM], lo[LANES], hi[LANES];
-    for (int i = 0; i < n; i++) s[i] = sane(x[i]);
+    for (int i = 0; i < n; i++) s[i] = quantise_sane(x[i]);
     memcpy(lo, s, sizeof lo);
     memcpy(hi, s, sizeof hi);
     for (int i = LANES; i < n; i += LANES) {
@@ -63,10 +57,10 @@ static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zer
     }
 }
 
-/* Codes of K go 8/bits quads to a dword; shifting whole dwords keeps every code in its own byte. */
-static void pack_k(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
-    int bits = l->fmt.k_bits, fields = 8 / bits, n_dwords = l->head_dim * bits / 32;
-    uint8_t *at = page + l->off_k + (size_t)(slot / 8) * n_dwords * 32 + (size_t)(slot % 8) * 4;
+/* A plane holds `bits` (1, 2, 4 or 8) bits of every code; 3-bit codes lie in a plane of their low 2 bits and, behind it, one of their
+ * high bits. Codes of K go 8/bits quads to a dword; shifting whole dwords keeps every code in its own byte. */
+static void pack_k_plane(uint8_t *at, int d, int bits, const uint8_t *code) {
+    int fields = 8 / bits, n_dwords = d * bits / 32;
     for (int j = 0; j < n_dwords; j++) {
         uint32_t w = 0;
         for (int f = 0; f < fields; f++) {
@@ -78,10 +72,9 @@ static void pack_k(const page_layout *l, uint8_t *page, int slot, const uint8_t 
     }
 }
 
-static void unpack_k(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
-    int bits = l->fmt.k_bits, fields = 8 / bits, n_dwords = l->head_dim * bits / 32;
+static void unpack_k_plane(const uint8_t *at, int d, int bits, uint8_t *code) {
+    int fields = 8 / bits, n_dwords = d * bits / 32;
     uint32_t mask = ((1u << bits) - 1) * 0x01010101u;
-    const uint8_t *at = page + l->off_k + (size_t)(slot / 8) * n_dwords * 32 + (size_t)(slot % 8) * 4;
     for (int j = 0; j < n_dwords; j++) {
         uint32_t w;
         memcpy(&w, at + (size_t)j * 32, 4);
@@ -92,22 +85,70 @@ static void unpack_k(const page_layout *l, const uint8_t *page, int slot, uint8_
     }
 }
 
-static void pack_v(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
-    int bits = l->fmt.v_bits, fields = 8 / bits, n_bytes = l->head_dim * bits / 8;
-    uint8_t *at = page + l->off_v + (size_t)slot * n_bytes;
+static void pack_v_plane(uint8_t *at, int d, int bits, const uint8_t *code) {
+    int fields = 8 / bits, n_bytes = d * bits / 8;
     memcpy(at, code, (size_t)n_bytes);
     for (int f = 1; f < fields; f++) {
         for (int j = 0; j < n_bytes; j++) at[j] |= (uint8_t)(code[j + f * n_bytes] << (bits * f));
     }
 }
 
-static void unpack_v(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
-    int bits = l->fmt.v_bits, fields = 8 / bits, n_bytes = l->head_dim * bits / 8;
+static void unpack_v_plane(const uint8_t *at, int d, int bits, uint8_t *code) {
+    int fields = 8 / bits, n_bytes = d * bits / 8;
     uint8_t mask = (uint8_t)((1 << bits) - 1);
-    const uint8_t *at = page + l->off_v + (size_t)slot * n_bytes;
     for (int f = 0; f < fields; f++) {
         for (int j = 0; j < n_bytes; j++) code[j + f * n_bytes] = (uint8_t)(at[j] >> (bits * f) & mask);
     }
+}
+
+typedef void (*pack_fn)(uint8_t *at, int d, int bits, const uint8_t *code);
+typedef void (*unpack_fn)(const uint8_t *at, int d, int bits, uint8_t *code);
+
+static void pack_planes(pack_fn pack, uint8_t *at, size_t high_plane, int d, int bits, const uint8_t *code) {
+    if (bits != 3) {
+        pack(at, d, bits, code);
+        return;
+    }
+    uint8_t low[KV_MAX_HEAD_DIM], high[KV_MAX_HEAD_DIM];
+    for (int i = 0; i < d; i++) low[i] = code[i] & 3, high[i] = code[i] >> 2;
+    pack(at, d, 2, low);
+    pack(at + high_plane, d, 1, high);
+}
+
+static void unpack_planes(unpack_fn unpack, const uint8_t *at, size_t high_plane, int d, int bits, uint8_t *code) {
+    if (bits != 3) {
+        unpack(at, d, bits, code);
+        return;
+    }
+    uint8_t high[KV_MAX_HEAD_DIM];
+    unpack(at, d, 2, code);
+    unpack(at + high_plane, d, 1, high);
+    for (int i = 0; i < d; i++) code[i] |= (uint8_t)(high[i] << 2);
+}
+
+static uint8_t *k_item(const page_layout *l, const void *page, int slot) {
+    size_t n_dwords = (size_t)l->head_dim * l->fmt.k_bits / 32;
+    return (uint8_t *)(uintptr_t)page + l->off_k + (size_t)(slot / 8) * n_dwords * 32 + (size_t)(slot % 8) * 4;
+}
+static uint8_t *v_item(const page_layout *l, const void *page, int slot) {
+    return (uint8_t *)(uintptr_t)page + l->off_v + (size_t)slot * l->head_dim * l->fmt.v_bits / 8;
+}
+
+static void pack_k(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
+    int d = l->head_dim;
+    pack_planes(pack_k_plane, k_item(l, page, slot), (size_t)d * 2, d, l->fmt.k_bits, code); /* d * 2/32 dwords, 32 bytes apart */
+}
+static void unpack_k(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
+    int d = l->head_dim;
+    unpack_planes(unpack_k_plane, k_item(l, page, slot), (size_t)d * 2, d, l->fmt.k_bits, code);
+}
+static void pack_v(const page_layout *l, uint8_t *page, int slot, const uint8_t *code) {
+    int d = l->head_dim;
+    pack_planes(pack_v_plane, v_item(l, page, slot), (size_t)d / 4, d, l->fmt.v_bits, code);
+}
+static void unpack_v(const page_layout *l, const uint8_t *page, int slot, uint8_t *code) {
+    int d = l->head_dim;
+    unpack_planes(unpack_v_plane, v_item(l, page, slot), (size_t)d / 4, d, l->fmt.v_bits, code);
 }
 
 /* ---- scale and zero of group g of an item ---- */
@@ -124,24 +165,47 @@ static void set_f16(uint8_t *page, uint32_t off, size_t i, f16 h) {
 static void quantise_side(const page_layout *l, side s, uint8_t *page, int slot, const float *x, uint8_t *code) {
     int n = s.d / s.n_groups;
     for (int g = 0; g < s.n_groups; g++) {
+        size_t i = (size_t)g * l->cap + slot;
         f16 scale, zero;
-        quantise_group(x + g * n, n, s.bits, &scale, &zero, code + g * n);
-        set_f16(page, s.off_scale, (size_t)g * l->cap + slot, scale);
-        set_f16(page, s.off_zero, (size_t)g * l->cap + slot, zero);
+        if (s.quant == QUANT_OFFSET) {
+            quantise_group(x + g * n, n, s.bits, &scale, &zero, code + g * n);
+            set_f16(page, s.off_zero, i, zero);
+        } else {
+            quantise_without_zero(s.quant, x + g * n, n, s.bits, &scale, code + g * n);
+        }
+        set_f16(page, s.off_scale, i, scale);
     }
 }
 
+static float decoding_step(f16 scale, int bits, int quant) {
+    float s = f16_to_f32(scale);
+    return quant == QUANT_OFFSET ? s * (255.0f / (float)((1 << bits) - 1)) : s;
+}
+
 static void decode_side(const page_layout *l, side s, const uint8_t *page, int slot, const uint8_t *code, float *x) {
-    int n = s.d / s.n_groups;
+    int n = s.d / s.n_groups, bias = s.quant == QUANT_OFFSET ? 0 : 1 << (s.bits - 1);
     for (int g = 0; g < s.n_groups; g++) {
         size_t i = (size_t)g * l->cap + slot;
-        float zero = f16_to_f32(get_f16(page, s.off_zero, i));
-        float step =
-            f16_to_f32(get_f16(page, s.off_scale, i)) * 255.0f / (float)((1 << s.bits) - 1); /* exact: 1, 17, 85 */
+        float zero = s.quant == QUANT_OFFSET ? f16_to_f32(get_f16(page, s.off_zero, i)) : 0.0f;
+        float step = decoding_step(get_f16(page, s.off_scale, i), s.bits, s.quant);
         for (int j = 0; j < n; j++) {
-            float product = step * (float)code[g * n + j];
+            float product = step * (float)(code[g * n + j] - bias);
             x[g * n + j] = product + zero;
         }
+    }
+}
+
+/* ---- K per channel: scale and zero of (group of items, channel) ---- */
+
+static size_t channel_row(const page_layout *l, int slot) {
+    return (size_t)(slot / KV_TOKEN_GROUP) * l->head_dim;
+}
+
+static void decode_k_channels(const page_layout *l, const uint8_t *page, int slot, const uint8_t *code, float *k) {
+    for (int c = 0; c < l->head_dim; c++) {
+        size_t i = channel_row(l, slot) + (size_t)c;
+        float product = decoding_step(get_f16(page, l->off_k_scale, i), l->fmt.k_bits, QUANT_OFFSET) * (float)code[c];
+        k[c] = product + f16_to_f32(get_f16(page, l->off_k_zero, i));
     }
 }
 
@@ -204,21 +268,53 @@ static const float *rotated(const float *x, int d, float *buf) {
     return buf;
 }
 
-void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
-              size_t ldv, const uint32_t *pos) {
+/* Keys of a whole group: each channel's KV_TOKEN_GROUP values share scale and zero. */
+static void put_k_channels(const page_layout *l, uint8_t *page, int slot, const float *k, size_t ldk) {
+    uint8_t code[KV_TOKEN_GROUP][KV_MAX_HEAD_DIM], column_code[KV_TOKEN_GROUP];
+    float x[KV_TOKEN_GROUP][KV_MAX_HEAD_DIM], column[KV_TOKEN_GROUP];
+    int d = l->head_dim;
+    for (int i = 0; i < KV_TOKEN_GROUP; i++) {
+        memcpy(x[i], k + (size_t)i * ldk, (size_t)d * sizeof *k);
+        if (l->fmt.rotate & ROTATE_K) hadamard_rotate(x[i], d);
+    }
+    for (int c = 0; c < d; c++) {
+        f16 scale, zero;
+        for (int i = 0; i < KV_TOKEN_GROUP; i++) column[i] = x[i][c];
+        quantise_group(column, KV_TOKEN_GROUP, l->fmt.k_bits, &scale, &zero, column_code);
+        for (int i = 0; i < KV_TOKEN_GROUP; i++) code[i][c] = column_code[i];
+        set_f16(page, l->off_k_scale, channel_row(l, slot) + (size_t)c, scale);
+        set_f16(page, l->off_k_zero, channel_row(l, slot) + (size_t)c, zero);
+    }
+    for (int i = 0; i < KV_TOKEN_GROUP; i++) pack_k(l, page, slot + i, code[i]);
+}
+
+static void put_k(const page_layout *l, uint8_t *page, int slot, const float *k) {
     uint8_t code[KV_MAX_HEAD_DIM];
     float buf[KV_MAX_HEAD_DIM];
-    assert(slot0 >= 0 && n >= 0 && slot0 + n <= l->cap);
+    quantise_side(l, k_side(l), page, slot, l->fmt.rotate & ROTATE_K ? rotated(k, l->head_dim, buf) : k, code);
+    pack_k(l, page, slot, code);
+}
+
+static void put_v(const page_layout *l, uint8_t *page, int slot, const float *v) {
+    uint8_t code[KV_MAX_HEAD_DIM];
+    float buf[KV_MAX_HEAD_DIM];
+    quantise_side(l, v_side(l), page, slot, l->fmt.rotate & ROTATE_V ? rotated(v, l->head_dim, buf) : v, code);
+    pack_v(l, page, slot, code);
+}
+
+void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v,
+              size_t ldv, const uint32_t *pos) {
+    int group = kv_format_item_group(l->fmt);
+    assert(slot0 >= 0 && n >= 0 && slot0 + n <= l->cap && slot0 % group == 0 && n % group == 0);
     for (int i = 0; i < n; i++, k += ldk, v += ldv) {
         int slot = slot0 + i;
         if (kv_format_is_float(l->fmt)) {
             put_float(l, l->off_k, page, slot, k);
             put_float(l, l->off_v, page, slot, v);
         } else {
-            quantise_side(l, k_side(l), page, slot, l->fmt.rotate & ROTATE_K ? rotated(k, l->head_dim, buf) : k, code);
-            pack_k(l, page, slot, code);
-            quantise_side(l, v_side(l), page, slot, l->fmt.rotate & ROTATE_V ? rotated(v, l->head_dim, buf) : v, code);
-            pack_v(l, page, slot, code);
+            if (!l->fmt.k_channels) put_k(l, page, slot, k);
+            else if (i % group == 0) put_k_channels(l, page, slot, k, ldk);
+            put_v(l, page, slot, v);
         }
         if (l->pos_bytes) set_pos(l, page, slot, pos[i]);
         page_set_score(l, page, slot, 0.0f);
@@ -235,7 +331,8 @@ void page_get(const page_layout *l, const void *page, int slot, float *k, float 
     }
     if (k) {
         unpack_k(l, page, slot, code);
-        decode_side(l, k_side(l), page, slot, code, k);
+        if (l->fmt.k_channels) decode_k_channels(l, page, slot, code, k);
+        else decode_side(l, k_side(l), page, slot, code, k);
     }
     if (v) {
         unpack_v(l, page, slot, code);
@@ -243,7 +340,9 @@ void page_get(const page_layout *l, const void *page, int slot, float *k, float 
     }
 }
 
-/* code' = rne(code / divisor); divisors 17, 85 and 5 are odd, so there are no ties. */
+/* ---- moves ---- */
+
+/* code' = rne(code / divisor); divisors are odd, so there are no ties. */
 static void narrow_codes(uint8_t *code, int n, int from_bits, int to_bits) {
     unsigned divisor = (unsigned)((1 << from_bits) - 1) / (unsigned)((1 << to_bits) - 1);
     if (divisor == 1) return;
@@ -255,7 +354,20 @@ static void copy_meta(const page_layout *from, side a, const uint8_t *src, int s
     for (int g = 0; g < a.n_groups; g++) {
         size_t i = (size_t)g * from->cap + src_slot, j = (size_t)g * to->cap + dst_slot;
         set_f16(dst, b.off_scale, j, get_f16(src, a.off_scale, i));
-        set_f16(dst, b.off_zero, j, get_f16(src, a.off_zero, i));
+        if (a.quant == QUANT_OFFSET) set_f16(dst, b.off_zero, j, get_f16(src, a.off_zero, i));
+    }
+}
+
+/* Codes of one side under their new width; scale and zero go along where they serve both widths. */
+static void move_side(const page_layout *from, side a, const uint8_t *src, int src_slot, const page_layout *to, side b,
+                      uint8_t *dst, int dst_slot, uint8_t *code) {
+    if (page_side_keeps_scale(a.quant, a.bits, b.bits)) {
+        narrow_codes(code, a.d, a.bits, b.bits);
+        copy_meta(from, a, src, src_slot, to, b, dst, dst_slot);
+    } else {
+        float x[KV_MAX_HEAD_DIM];
+        decode_side(from, a, src, src_slot, code, x);
+        quantise_side(to, b, dst, dst_slot, x, code);
     }
 }
 
@@ -265,9 +377,18 @@ static void copy_columns(const page_layout *from, const void *src, int src_slot,
     page_set_score(to, dst, dst_slot, page_score(from, src, src_slot));
 }
 
+static void copy_k_channels(const page_layout *from, const uint8_t *src, int src_slot, const page_layout *to, uint8_t *dst,
+                            int dst_slot) {
+    size_t row = (size_t)from->head_dim * sizeof(f16), i = channel_row(from, src_slot), j = channel_row(to, dst_slot);
+    assert(src_slot % KV_TOKEN_GROUP == dst_slot % KV_TOKEN_GROUP);
+    memcpy(dst + to->off_k_scale + j * sizeof(f16), src + from->off_k_scale + i * sizeof(f16), row);
+    memcpy(dst + to->off_k_zero + j * sizeof(f16), src + from->off_k_zero + i * sizeof(f16), row);
+}
+
 void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot) {
     assert(kv_format_can_move(from->fmt, to->fmt) && from->head_dim == to->head_dim);
     assert(src_slot >= 0 && src_slot < from->cap && dst_slot >= 0 && dst_slot < to->cap);
+    assert(from->fmt.k_channels == to->fmt.k_channels);
     uint8_t code[KV_MAX_HEAD_DIM];
     if (from->fmt.k_bits == to->fmt.k_bits && kv_format_is_float(from->fmt)) {
         size_t row = (size_t)from->head_dim * (from->fmt.k_bits / 8);
@@ -285,12 +406,11 @@ void page_move(const page_layout *from, const void *src, int src_slot, const pag
         return;
     }
     unpack_k(from, src, src_slot, code);
-    narrow_codes(code, from->head_dim, from->fmt.k_bits, to->fmt.k_bits);
+    if (from->fmt.k_channels) copy_k_channels(from, src, src_slot, to, dst, dst_slot);
+    else move_side(from, k_side(from), src, src_slot, to, k_side(to), dst, dst_slot, code);
     pack_k(to, dst, dst_slot, code);
-    copy_meta(from, k_side(from), src, src_slot, to, k_side(to), dst, dst_slot);
     unpack_v(from, src, src_slot, code);
-    narrow_codes(code, from->head_dim, from->fmt.v_bits, to->fmt.v_bits);
+    move_side(from, v_side(from), src, src_slot, to, v_side(to), dst, dst_slot, code);
     pack_v(to, dst, dst_slot, code);
-    copy_meta(from, v_side(from), src, src_slot, to, v_side(to), dst, dst_slot);
     copy_columns(from, src, src_slot, to, dst, dst_slot);
 }

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { MIN_ITEMS = 8, CODE_BLOCK = 8 /* items of a quantised K block */, MAX_CAP = 65528 };
+enum { MIN_ITEMS = 8, CODE_BLOCK = 8 /* items of a quantised K block */, MAX_CAP = 65504 /* of 16 bits, in whole groups of items */ };
 
 static size_t round_up(size_t n, size_t unit) {
     return (n + unit - 1) / unit * unit;
@@ -10,18 +10,22 @@ static size_t round_up(size_t n, size_t unit) {
 
 /* Sets the offsets for l->cap items with K and V at multiples of `align`; returns the bytes used. */
 static size_t place_sections(page_layout *l, size_t align) {
-    size_t cap = l->cap, d = l->head_dim, at = 0, scales = cap * l->n_groups * sizeof(f16);
-    bool quantised = !kv_format_is_float(l->fmt);
+    size_t cap = l->cap, d = l->head_dim, at = 0, v_row = cap * l->n_groups * sizeof(f16);
+    size_t k_row = l->fmt.k_channels ? cap / KV_TOKEN_GROUP * d * sizeof(f16) : v_row;
+    bool quantised = !kv_format_is_float(l->fmt), zero = kv_format_has_zero(l->fmt);
     l->off_k = 0;
     at = round_up(cap * d * l->fmt.k_bits / 8, align);
     l->off_v = (uint32_t)at;
     at = round_up(at + cap * d * l->fmt.v_bits / 8, 4);
     l->off_k_scale = l->off_k_zero = l->off_v_scale = l->off_v_zero = (uint32_t)at;
     if (quantised) {
-        l->off_k_zero = (uint32_t)(at += scales);
-        l->off_v_scale = (uint32_t)(at += scales);
-        l->off_v_zero = (uint32_t)(at += scales);
-        at += scales;
+        at += k_row;
+        l->off_k_zero = (uint32_t)at;
+        if (zero) at += k_row;
+        l->off_v_scale = (uint32_t)at;
+        at += v_row;
+        l->off_v_zero = (uint32_t)at;
+        if (zero) at += v_row;
     }
     l->off_pos = (uint32_t)at;
     at += cap * l->pos_bytes;
@@ -49,7 +53,7 @@ static bool lay_out(kv_format fmt, int head_dim, int pos_bytes, bool has_score, 
     l->column_bytes = (uint32_t)(pos_bytes + (has_score ? sizeof(float) : 0));
     l->page_bytes = (uint32_t)page_bytes;
 
-    size_t unit = quantised ? CODE_BLOCK : 1;
+    size_t unit = fmt.k_channels ? KV_TOKEN_GROUP : quantised ? CODE_BLOCK : 1;
     size_t cap = page_bytes / (l->payload_bytes + l->meta_bytes + l->column_bytes) / unit * unit;
     if (cap > MAX_CAP) cap = MAX_CAP;
     while (cap >= MIN_ITEMS && !fits(l, cap, page_bytes)) cap -= unit;

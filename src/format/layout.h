@@ -5,7 +5,10 @@
  *                    dword j of an item: byte i holds channels (4*(j*8/b) + 4*f + i) in bit field f = 0 .. 8/b - 1
  *                    (8 bit: 4 consecutive channels; 4 bit: quads 2j low nibbles and 2j+1 high nibbles; 2 bit: quads 4j..4j+3)
  *                    v: [cap][d*b/8]: byte j of an item holds channel j + f * (d*b/8) in bit field f
- *   metadata         k_scale [G][cap] f16, k_zero [G][cap], v_scale [G][cap], v_zero [G][cap]  (only for quantised sides)
+ *                    3 bit: the low 2 bits of all codes as above (b = 2), then their high bits (b = 1), within each granule of 8 items
+ *                    of k and each item of v
+ *   metadata         k_scale [G][cap] f16, k_zero [G][cap], v_scale [G][cap], v_zero [G][cap]  (only for quantised sides; zeros
+ *                    only for offset quantisers); K per channel: k_scale [cap/32][d], k_zero [cap/32][d], cap a multiple of 32
  *   columns          pos [cap] u16 or u32 (if pos_bytes), score [cap] f32 (if has_score)
  *
  * No byte is shared by two items, so items of one page may be written by different threads. Sections start at multiples of
@@ -28,6 +31,11 @@ typedef struct page_layout {
     uint32_t page_bytes;
 } page_layout;
 
+/* Does one side keep its scale and zero when its codes are narrowed? Otherwise it is decoded and quantised anew. */
+static inline bool page_side_keeps_scale(int quant, int from_bits, int to_bits) {
+    return from_bits == to_bits || (quant == QUANT_OFFSET && from_bits != 3 && to_bits != 3);
+}
+
 /* Lays `fmt` out in a page of page_bytes with the largest cap; ERR_UNSUPPORTED if not even 8 items fit. */
 MUST err page_layout_make(kv_format fmt, int head_dim, int pos_bytes, bool has_score, size_t page_bytes, page_layout *out);
 /* Chooses page_bytes in 2-8 KiB (at head_dim 64; scaled by head_dim/64) for the tiers in use, minimising in-page waste plus
@@ -37,12 +45,13 @@ MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, in
 
 /* ---- the portable reference codec; SIMD codecs equal it bit for bit ---- */
 /* Quantises and stores items: rows i = 0..n-1 of k and v ([n][ld] f32) go to slots slot0+i. pos may be NULL without the column;
- * scores are set to 0. Rotated sides (format/rotate.h) are rotated in f32 first. */
+ * scores are set to 0. Formats with K per channel: slot0 and n are multiples of KV_TOKEN_GROUP. Rotated sides (format/rotate.h) are rotated in f32 first. */
 void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
               const uint32_t *pos);
 /* Decodes one item to f32 (either pointer may be NULL) as it is stored: rotated sides come rotated. */
 void page_get(const page_layout *l, const void *page, int slot, float *k /* [d] */, float *v /* [d] */);
-/* Moves one item with its columns; re-quantises downwards where formats differ (kv_format_can_move must hold). */
+/* Moves one item with its columns; re-quantises downwards where formats differ (kv_format_can_move must hold). Within formats with K
+ * per channel, groups move item by item to the same places of another group; from float formats into them only page_put leads. */
 void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);
 uint32_t page_pos(const page_layout *l, const void *page, int slot);
 float page_score(const page_layout *l, const void *page, int slot);

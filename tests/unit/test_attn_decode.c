@@ -35,6 +35,8 @@ typedef struct world {
 static const char *const formats[] = {
     "f32",  "f16",     "k8v8",    "k8v4",    "k8v2",    "k4v8",    "k4v4",    "k4v2",    "k2v8",    "k2v4",  "k2v2",     "k4v4r",
     "k8v8g32", "k8v4g32", "k8v2g32", "k4v8g32", "k4v4g32", "k4v2g32", "k2v8g32", "k2v4g32", "k2v2g32", "k8v4rk", "k4v2g32rv",
+    "k3v3", "k1v8", "k8v1", "k3v1g32", "k2v3", "k8v4g64", "k4v4s", "k8v3s", "k2v2g32s", "q8_0", "q4_0", "q8_0-q4_0", "k4cv4g32", "k2cv2g32",
+    "k8cv4", "k3cv3", "k1cv2rv",
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
@@ -53,7 +55,8 @@ static void head_make(rng *r, world *w, head *h, int d, int n_rows, int fmt, int
         page_layout *l = &h->layout[s];
         kv_format f;
         if (kv_format_parse(formats[s == 0 ? fmt % N_FORMATS : (int)rng_below(r, N_FORMATS)], &f) != OK) fail_msg("%s", err_text());
-        if (f.group && d % 32) f.group = 0;
+        while (kv_format_check(f, d) != OK)
+            if (kv_format_parse(formats[rng_below(r, N_FORMATS)], &f) != OK) fail_msg("%s", err_text());
         if (page_layout_make(f, d, (int)rng_below(r, 3) * 2, rng_below(r, 2), w->page_bytes, l) != OK) fail_msg("%s", err_text());
         seg->layout = l;
         seg->grows = s == 0 || rng_below(r, 4) == 0;
@@ -78,16 +81,17 @@ static void head_fill(rng *r, const world *w, head *h) {
     for (int s = 0; s < h->job.n_segs; s++) {
         const attn_segment *seg = &h->job.seg[s];
         const page_layout *l = &h->layout[s];
-        for (int i = 0; i < attn_seg_items(seg, h->job.n_rows - 1); i++, at++) {
-            int item = seg->first + i, slot = item % l->cap;
-            void *page = page_at(w, h->pages[s][item / l->cap]);
-            float *k = attn_random(r, d, 1.5f), *v = attn_random(r, d, 1.0f);
-            uint32_t pos = (uint32_t)item;
-            page_put(l, page, slot, 1, k, d, v, d, &pos);
+        int unit = kv_format_item_group(l->fmt), end = seg->first + attn_seg_items(seg, h->job.n_rows - 1);
+        for (int item = seg->first / unit * unit; item < end; item += unit) { /* item groups are put whole */
+            uint32_t pos[KV_TOKEN_GROUP];
+            float *k = attn_random(r, d * (size_t)unit, 1.5f), *v = attn_random(r, d * (size_t)unit, 1.0f);
+            for (int i = 0; i < unit; i++) pos[i] = (uint32_t)(item + i);
+            page_put(l, page_at(w, h->pages[s][item / l->cap]), item % l->cap, unit, k, d, v, d, pos);
             free(k);
             free(v);
-            page_get(l, page, slot, h->k + (size_t)at * d, h->v + (size_t)at * d);
         }
+        for (int item = seg->first; item < end; item++, at++)
+            page_get(l, page_at(w, h->pages[s][item / l->cap]), item % l->cap, h->k + (size_t)at * d, h->v + (size_t)at * d);
     }
 }
 
@@ -215,7 +219,7 @@ static void every_path_agrees_with_f64(void **state) {
     attn_path paths[4];
     int n_paths = attn_paths(paths);
     const int dims[] = {64, 80, 96, 128, 256};
-    for (int round = 0; round < 24; round++) {
+    for (int round = 0; round < N_FORMATS; round++) {
         world w;
         int d = round % 3 ? 64 : dims[rng_below(&r, 5)], n_rows = round % 2 ? 1 : 1 + (int)rng_below(&r, 40);
         world_make(&r, &w, 1 + (int)rng_below(&r, 2), d, n_rows, round, round % 4 == 0 ? 700 : 300);
@@ -266,7 +270,7 @@ static void extend_equals_steps_and_batches_and_threads_change_nothing(void **st
     attn_path paths[4];
     int n_paths = attn_paths(paths);
     const int dims[] = {64, 64, 80, 96, 128, 256};
-    for (int round = 0; round < 24; round++) {
+    for (int round = 0; round < N_FORMATS; round++) {
         world w;
         world_make(&r, &w, 1 + (int)rng_below(&r, MAX_JOBS), dims[rng_below(&r, 6)], 1 + (int)rng_below(&r, 60), round,
                    round % 4 == 0 ? 600 : 270);

@@ -16,7 +16,10 @@
 
 static const char *const formats[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",    "k4v8",    "k4v4",   "k4v2",
                                       "k2v8", "k2v4", "k2v2", "k8v8g32", "k8v4g32", "k4v2g32", "k2v2g32",
-                                      "k4v4r", "k8v4rk", "k4v2g32rv", "k4v2r", "k8v8g32r"};
+                                      "k4v4r", "k8v4rk", "k4v2g32rv", "k4v2r", "k8v8g32r",
+                                      "k3v3", "k8v3", "k4v1", "k1v1", "k3v1g32", "k8v4g64", "k4v2g128", "k8v8s", "k4v4s", "k3v2s", "k2v2g32s",
+                                      "k4v2g64sr", "q8_0", "q4_0", "q8_0-q4_0", "q4_0-q8_0", "q4_0r", "k4cv4g32", "k2cv2g32", "k4cv2",
+                                      "k3cv1", "k2cv2rv"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static float odd_value(rng *r) {
@@ -94,17 +97,19 @@ static void check_put(const char *path, page_put_fn put, page_move_fn move, rng 
     static const int dims[] = {16, 32, 48, 64, 80, 96, 128, 192, 256}, float_dims[] = {1, 7, 20, 33};
     for (int round = 0; round < 60; round++) {
         for (int f = 0; f < N_FORMATS; f++) {
-            bool grouped = strstr(formats[f], "g32"), floats = f < 2;
+            bool floats = f < 2;
             int d = floats && round % 4 == 0 ? float_dims[rng_below(r, 4)] : dims[rng_below(r, 9)];
-            if (grouped) d = (d + 31) / 32 * 32;
+            kv_format fmt;
+            assert_int_equal(kv_format_parse(formats[f], &fmt), OK);
+            while (kv_format_check(fmt, d) != OK) d = dims[rng_below(r, 9)];
             page_layout l = random_layout(r, formats[f], d);
-            int n = 1 + (int)rng_below(r, 12),
-                slot = (int)rng_below(r, (uint32_t)(l.cap - (n < l.cap ? n : l.cap) + 1));
+            int unit = kv_format_item_group(fmt), n = unit * (1 + (int)rng_below(r, unit > 1 ? 2 : 12));
             if (n > l.cap) n = l.cap;
+            int slot = unit * (int)rng_below(r, (uint32_t)((l.cap - n) / unit + 1));
             size_t ld = (size_t)d + rng_below(r, 3);
             float *k = malloc(((size_t)(n - 1) * ld + d) * sizeof *k),
                   *v = malloc(((size_t)(n - 1) * ld + d) * sizeof *v);
-            uint32_t pos[12];
+            uint32_t pos[2 * KV_TOKEN_GROUP];
             assert_true(k && v);
             memset(k, 0, ((size_t)(n - 1) * ld + d) * sizeof *k);
             memset(v, 0, ((size_t)(n - 1) * ld + d) * sizeof *v);
@@ -126,19 +131,27 @@ static void check_move(const char *path, page_put_fn put, page_move_fn move, rng
     for (int round = 0; round < 6; round++) {
         for (int f = 0; f < N_FORMATS; f++) {
             for (int t = 0; t < N_FORMATS; t++) {
-                int d = 32 * (1 + (int)rng_below(r, 8));
+                kv_format ff, tf;
+                assert_int_equal(kv_format_parse(formats[f], &ff), OK);
+                assert_int_equal(kv_format_parse(formats[t], &tf), OK);
+                if (!kv_format_can_move(ff, tf) || ff.k_channels != tf.k_channels) continue;
+                int d = 32 * (1 + (int)rng_below(r, 8)), unit = kv_format_item_group(ff);
+                while (kv_format_check(ff, d) != OK || kv_format_check(tf, d) != OK) d = 32 * (1 + (int)rng_below(r, 8));
                 page_layout from = random_layout(r, formats[f], d), to = random_layout(r, formats[t], d);
-                if (!kv_format_can_move(from.fmt, to.fmt)) continue;
                 /* one cache has one set of columns */
                 assert_int_equal(page_layout_make(to.fmt, d, from.pos_bytes, from.has_score, to.page_bytes, &to), OK);
-                float k[KV_MAX_HEAD_DIM], v[KV_MAX_HEAD_DIM];
+                float k[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM], v[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM];
                 uint8_t *src = new_page(&from, 0x33), *a = new_page(&to, 0xc3), *b = new_page(&to, 0xc3);
                 for (int i = 0; i < 8; i++) {
-                    uint32_t pos = rng_below(r, 65536);
-                    int s = (int)rng_below(r, from.cap), e = (int)rng_below(r, to.cap);
-                    make_row(r, k, d);
-                    make_row(r, v, d);
-                    page_put(&from, src, s, 1, k, 0, v, 0, &pos);
+                    uint32_t pos[KV_TOKEN_GROUP];
+                    int at = unit == 1 ? 0 : (int)rng_below(r, (uint32_t)unit); /* of the item in its group */
+                    int s = unit * (int)rng_below(r, from.cap / (uint32_t)unit) + at, e = unit * (int)rng_below(r, to.cap / (uint32_t)unit) + at;
+                    for (int j = 0; j < unit; j++) {
+                        make_row(r, k + j * d, d);
+                        make_row(r, v + j * d, d);
+                        pos[j] = rng_below(r, 65536);
+                    }
+                    page_put(&from, src, s - at, unit, k, (size_t)d, v, (size_t)d, pos);
                     page_set_score(&from, src, s, rng_normal(r));
                     page_move(&from, src, s, &to, a, e);
                     move(&from, src, s, &to, b, e);
@@ -153,7 +166,8 @@ static void check_move(const char *path, page_put_fn put, page_move_fn move, rng
 /* All 256 codes of each width narrow as the reference narrows them. */
 static void check_codes(const char *path, page_put_fn put, page_move_fn move, rng *r) {
     static const char *const pairs[][2] = {
-        {"k8v8", "k4v4"}, {"k8v8", "k2v2"}, {"k4v4", "k2v2"}, {"k8v8", "k8v2"}, {"k8v4", "k4v4"}};
+        {"k8v8", "k4v4"}, {"k8v8", "k2v2"}, {"k4v4", "k2v2"}, {"k8v8", "k8v2"}, {"k8v4", "k4v4"}, {"k8v8", "k1v1"}, {"k4v4", "k1v1"},
+        {"k2v2", "k1v1"}};
     for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
         kv_format ff, tf;
         page_layout from, to;
