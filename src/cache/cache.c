@@ -19,6 +19,11 @@ static err check_arguments(pool *p, cache_shape s, const page_layout *l, int n_t
                        l[t].head_dim, s.head_dim);
         if (l[t].pos_bytes != l[0].pos_bytes || l[t].has_score != l[0].has_score)
             return ERR(ERR_UNSUPPORTED, "cache: tiers 0 and %d have different columns", t);
+        if (l[t].fmt.k_channels && (t == 0 || !kv_format_is_float(l[0].fmt))) {
+            char name[16];
+            kv_format_name(l[t].fmt, name);
+            return ERR(ERR_UNSUPPORTED, "cache: tier %d (%s) takes whole groups of items and needs f16 or f32 as tier 0", t, name);
+        }
     }
     return OK;
 }
@@ -36,7 +41,7 @@ err cache_create(pool *p, const backend *be, cache_shape shape, const page_layou
     c->n_tiers = n_tiers;
     memcpy(c->layout, layouts, (size_t)n_tiers * sizeof *layouts);
     for (int t = 0; t < n_tiers; t++) {
-        for (int u = t; u < n_tiers; u++) c->can_move[t][u] = kv_format_can_move(layouts[t].fmt, layouts[u].fmt);
+        for (int u = t; u < n_tiers; u++) c->can_move[t][u] = kv_format_can_move(layouts[t].fmt, layouts[u].fmt) && (t == 0 || t == u || !layouts[u].fmt.k_channels);
     }
     c->n_lists = (size_t)shape.n_layers * shape.n_kv * n_tiers;
     GOTO(fail, e, mem_alloc(MEM_TABLES, c->n_lists * sizeof *c->lists, &c->lists));

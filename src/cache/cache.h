@@ -49,7 +49,7 @@ int cache_n_tokens(const cache *c);                          /* tokens seen: nex
 
 /* Prefill: writes each survivor of one layer once, straight into its tier. SPMD; every thread gets the same result (barriers inside).
  * k, v: [n_kv][n_tokens][head_dim] f32 (already rounded); target: [n_kv][n_tokens] tier or KV_DROP; items go in position order.
- * The layer must be empty. After the last layer: cache_set_n_tokens. */
+ * The layer must be empty; tiers with K per channel get whole groups of KV_TOKEN_GROUP. After the last layer: cache_set_n_tokens. */
 MUST err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, const float *v, const uint8_t *target);
 void cache_set_n_tokens(cache *c, int n_tokens);
 
@@ -75,7 +75,8 @@ int cache_segments(const cache *c, int layer, int head, int n_rows_appending, in
 
 /* Item columns for a policy. */
 void cache_columns(const cache *c, int layer, int head, item_columns *out);
-/* Carries out target tiers for one (layer, head): plan, moves, freed pages. target[i] belongs to column entry i. */
+/* Carries out target tiers for one (layer, head): plan, moves, freed pages. target[i] belongs to column entry i. Tiers with K per
+ * channel are entered from tier 0, and left, by whole groups only. */
 MUST err cache_apply(cache *c, int layer, int head, const uint8_t *target);
 /* Pages of the emptiest extents are moved together and extents given back; `caches` are all caches of the pool. */
 void cache_trim(cache **caches, int n);

@@ -1,4 +1,5 @@
 /* Decisions of a policy carried out: plan, pages, moves, freed pages. */
+#include <assert.h>
 #include "cache/cache_impl.h"
 
 /* Nothing to do is the common case in decode. */
@@ -17,7 +18,7 @@ static err check_targets(const cache *c, const int *n, const uint8_t *target, bo
                 kv_format_name(c->layout[target[i]].fmt, to);
                 return ERR(ERR_UNSUPPORTED,
                            "cache: items of tier %d (%s) cannot be stored as %s: neither K nor V may gain bits, "
-                           "and groups must agree",
+                           "and groups, quantiser and rotation must agree",
                            t, from, to);
             }
         }
@@ -25,10 +26,47 @@ static err check_targets(const cache *c, const int *n, const uint8_t *target, bo
     return OK;
 }
 
+/* Groups of a tier with K per channel leave whole or stay whole, and come whole from tier 0. */
+static err check_groups(const cache *c, const int *n, const uint8_t *target) {
+    int come[KV_MAX_TIERS] = {0};
+    for (int i = 0; i < n[0]; i++)
+        if (target[i] != KV_DROP) come[target[i]]++;
+    for (int t = 1, at = n[0]; t < c->n_tiers; at += n[t++]) {
+        if (!c->layout[t].fmt.k_channels) continue;
+        bool whole = come[t] % KV_TOKEN_GROUP == 0;
+        for (int i = 0; i < n[t] && whole; i++) whole = target[at + i] == target[at + i / KV_TOKEN_GROUP * KV_TOKEN_GROUP];
+        if (!whole) return ERR(ERR_USAGE, "cache: tier %d takes and loses whole groups of %d items only", t, KV_TOKEN_GROUP);
+    }
+    return OK;
+}
+
+/* Items on their way from tier 0 into a tier with K per channel; the group is put when it is whole. */
+static void gather(cache *c, page_list *lists, plan_move m, item_group *g) {
+    const page_layout *from = &c->layout[m.from_tier], *to = &c->layout[m.to_tier];
+    const uint8_t *src = cache_page(c, &lists[m.from_tier], m.from_slot / from->cap);
+    int slot = (int)(m.from_slot % from->cap), d = from->head_dim;
+    page_get(from, src, slot, g->k + g->n * d, g->v + g->n * d);
+    g->pos[g->n] = page_pos(from, src, slot);
+    g->score[g->n++] = page_score(from, src, slot);
+    if (g->n < KV_TOKEN_GROUP) return;
+    uint32_t first = m.to_slot + 1 - KV_TOKEN_GROUP;
+    uint8_t *page = cache_page(c, &lists[m.to_tier], first / to->cap);
+    assert(first % KV_TOKEN_GROUP == 0);
+    c->be->page_put(to, page, (int)(first % to->cap), g->n, g->k, (size_t)d, g->v, (size_t)d, g->pos);
+    for (int i = 0; i < g->n; i++) page_set_score(to, page, (int)(first % to->cap) + i, g->score[i]);
+    g->n = 0;
+}
+
 static void carry_out(cache *c, page_list *lists, const plan *p) {
+    item_group group[KV_MAX_TIERS];
+    for (int t = 0; t < c->n_tiers; t++) group[t].n = 0;
     for (int i = 0; i < p->n_moves; i++) {
         plan_move m = p->moves[i];
         const page_layout *from = &c->layout[m.from_tier], *to = &c->layout[m.to_tier];
+        if (to->fmt.k_channels && m.from_tier != m.to_tier) {
+            gather(c, lists, m, &group[m.to_tier]);
+            continue;
+        }
         c->be->page_move(from, cache_page(c, &lists[m.from_tier], m.from_slot / from->cap),
                          (int)(m.from_slot % from->cap), to, cache_page(c, &lists[m.to_tier], m.to_slot / to->cap),
                          (int)(m.to_slot % to->cap));
@@ -45,6 +83,7 @@ err cache_apply(cache *c, int layer, int head, const uint8_t *target) {
         c->n_appended = 0;
         return OK;
     }
+    TRY(check_groups(c, n, target));
     TRY(cache_reserve_moves(c, (size_t)total));
     plan p = {.moves = c->moves};
     plan_moves(n, c->n_tiers, target, &p);

@@ -28,6 +28,8 @@ static err plan_layer(cache *c, int layer, int n_tokens, const uint8_t *target) 
             count[to[i]]++;
         }
         for (int t = 0; t < c->n_tiers; t++) {
+            if (count[t] % (size_t)kv_format_item_group(c->layout[t].fmt))
+                return ERR(ERR_USAGE, "cache: %zu items go to tier %d, which takes whole groups of %d", count[t], t, KV_TOKEN_GROUP);
             cache_list(c, layer, h, t)->want = cache_pages_for(c, t, count[t]);
             total += count[t];
         }
@@ -65,6 +67,35 @@ static void put_run(const cache *c, const page_list *l, const page_layout *p, ui
     }
 }
 
+/* Groups of a tier with K per channel whose first item is among tokens lo .. hi - 1: by the thread that has that token. */
+static void put_group_share(const cache *c, int layer, int head, int tier, int n_tokens, int lo, int hi, const float *k,
+                            const float *v, const uint8_t *target) {
+    const page_list *list = cache_list(c, layer, head, tier);
+    const page_layout *l = &c->layout[tier];
+    size_t d = l->head_dim;
+    uint32_t item = 0;
+    item_group g;
+    g.n = 0;
+    for (int i = 0; i < lo; i++) item += target[i] == tier;
+    item = (item + KV_TOKEN_GROUP - 1) / KV_TOKEN_GROUP * KV_TOKEN_GROUP; /* the first group of this share */
+    uint32_t skip = item;
+    for (int i = 0; i < lo; i++) skip -= target[i] == tier;
+    for (int i = lo; i < n_tokens && (i < hi || g.n); i++) {
+        if (target[i] != tier) continue;
+        if (skip) {
+            skip--;
+            continue;
+        }
+        memcpy(g.k + (size_t)g.n * d, k + (size_t)i * d, d * sizeof *k);
+        memcpy(g.v + (size_t)g.n * d, v + (size_t)i * d, d * sizeof *v);
+        g.pos[g.n++] = (uint32_t)i;
+        if (g.n < KV_TOKEN_GROUP) continue;
+        c->be->page_put(l, cache_page(c, list, item / l->cap), (int)(item % l->cap), g.n, g.k, d, g.v, d, g.pos);
+        item += KV_TOKEN_GROUP;
+        g.n = 0;
+    }
+}
+
 static void put_share(const cache *c, int layer, int head, int n_tokens, int lo, int hi, const float *k, const float *v,
                       const uint8_t *target) {
     uint32_t next[KV_MAX_TIERS] = {0};
@@ -75,7 +106,7 @@ static void put_share(const cache *c, int layer, int head, int n_tokens, int lo,
         uint8_t t = target[i];
         int end = i + 1;
         while (end < hi && end - i < RUN && target[end] == t) end++;
-        if (t != KV_DROP) {
+        if (t != KV_DROP && !c->layout[t].fmt.k_channels) {
             put_run(c, cache_list(c, layer, head, t), &c->layout[t], next[t], i, end - i, k, v);
             next[t] += (uint32_t)(end - i);
         }
@@ -107,6 +138,10 @@ err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, 
         ptrdiff_t n = hi - lo < n_tokens - from ? hi - lo : n_tokens - from;
         put_share(c, layer, h, n_tokens, from, from + (int)n, k + h * plane, v + h * plane,
                   target + (size_t)h * n_tokens);
+        for (int t = 1; t < c->n_tiers; t++)
+            if (c->layout[t].fmt.k_channels)
+                put_group_share(c, layer, h, t, n_tokens, from, from + (int)n, k + h * plane, v + h * plane,
+                                target + (size_t)h * n_tokens);
         lo += n;
     }
     par_barrier(p);

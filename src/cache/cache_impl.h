@@ -54,6 +54,14 @@ static inline uint32_t cache_pages_for(const cache *c, int tier, size_t n_items)
     return (uint32_t)((n_items + c->layout[tier].cap - 1) / c->layout[tier].cap);
 }
 
+/* Items gathered to be put together into a tier with K per channel. */
+typedef struct item_group {
+    int n;
+    float k[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM], v[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM]; /* [n][head_dim] */
+    uint32_t pos[KV_TOKEN_GROUP];
+    float score[KV_TOKEN_GROUP];
+} item_group;
+
 /* Gives lists lo..hi-1 `want` pages each where they have fewer; all or none. */
 MUST err cache_grow(cache *c, size_t lo, size_t hi);
 /* Frees the pages beyond n_keep. */

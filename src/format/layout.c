@@ -101,8 +101,31 @@ static double worst_slack(const page_layout *l, int n_tiers) {
     return worst;
 }
 
-/* Real contexts differ from the hint, so pages whose in-page slack is within a ceiling are preferred whatever the hint
- * says. */
+/* The best page size of lo .. hi: within the ceiling if any is, then of least expected waste. best starts at infinity. */
+typedef struct layout_choice {
+    double best;
+    bool within;
+} layout_choice;
+
+static void search_sizes(const kv_format *fmts, int n_tiers, const page_layout *columns, double items, size_t lo, size_t hi,
+                         layout_choice *c, page_layout *out) {
+    static const double slack_ceiling[KV_MAX_TIERS] = {0.02, 0.03, 0.04, 0.05};
+    for (size_t bytes = lo; bytes <= hi; bytes += 64) {
+        page_layout l[KV_MAX_TIERS];
+        int t = 0;
+        while (t < n_tiers && lay_out(fmts[t], columns->head_dim, columns->pos_bytes, columns->has_score, bytes, &l[t])) t++;
+        if (t < n_tiers) continue;
+        bool within = worst_slack(l, n_tiers) <= slack_ceiling[n_tiers - 1];
+        double waste = expected_waste(l, n_tiers, items);
+        if (within < c->within || (within == c->within && waste >= c->best)) continue;
+        c->within = within;
+        c->best = waste;
+        memcpy(out, l, (size_t)n_tiers * sizeof *l);
+    }
+}
+
+/* Real contexts differ from the hint, so pages whose in-page slack is within a ceiling are preferred whatever the hint says. Tiers
+ * whose item sizes fit badly (f32 beside 4 bits) may need twice the usual size for it. */
 err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos_bytes, bool has_score, int items_hint,
                        page_layout *out) {
     if (n_tiers < 1 || n_tiers > KV_MAX_TIERS)
@@ -110,25 +133,15 @@ err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos
     TRY(check_columns(pos_bytes));
     for (int t = 0; t < n_tiers; t++) TRY(kv_format_check(fmts[t], head_dim));
 
-    static const double slack_ceiling[KV_MAX_TIERS] = {0.02, 0.03, 0.04, 0.05};
     size_t lo = round_up((size_t)2048 * head_dim / 64, 64), hi = round_up((size_t)8192 * head_dim / 64, 64);
-    double items = (double)(items_hint > 0 ? items_hint : 1) / n_tiers, best = INFINITY;
-    bool best_within = false;
-    for (size_t bytes = lo; bytes <= hi; bytes += 64) {
-        page_layout l[KV_MAX_TIERS];
-        int t = 0;
-        while (t < n_tiers && lay_out(fmts[t], head_dim, pos_bytes, has_score, bytes, &l[t])) t++;
-        if (t < n_tiers) continue;
-        bool within = worst_slack(l, n_tiers) <= slack_ceiling[n_tiers - 1];
-        double waste = expected_waste(l, n_tiers, items);
-        if (within < best_within || (within == best_within && waste >= best)) continue;
-        best_within = within;
-        best = waste;
-        memcpy(out, l, (size_t)n_tiers * sizeof *l);
-    }
-    if (best == INFINITY)
+    double items = (double)(items_hint > 0 ? items_hint : 1) / n_tiers;
+    page_layout columns = {.head_dim = (uint16_t)head_dim, .pos_bytes = (uint8_t)pos_bytes, .has_score = has_score};
+    layout_choice c = {.best = INFINITY};
+    search_sizes(fmts, n_tiers, &columns, items, lo, hi, &c, out);
+    if (!c.within) search_sizes(fmts, n_tiers, &columns, items, hi + 64, 2 * hi, &c, out);
+    if (c.best == INFINITY)
         return ERR(ERR_UNSUPPORTED,
-                   "page layout: no page size of %zu to %zu bytes holds %d items of every tier at head_dim %d", lo, hi,
+                   "page layout: no page size of %zu to %zu bytes holds %d items of every tier at head_dim %d", lo, 2 * hi,
                    MIN_ITEMS, head_dim);
     return OK;
 }

@@ -38,7 +38,8 @@ static inline bool page_side_keeps_scale(int quant, int from_bits, int to_bits) 
 
 /* Lays `fmt` out in a page of page_bytes with the largest cap; ERR_UNSUPPORTED if not even 8 items fit. */
 MUST err page_layout_make(kv_format fmt, int head_dim, int pos_bytes, bool has_score, size_t page_bytes, page_layout *out);
-/* Chooses page_bytes in 2-8 KiB (at head_dim 64; scaled by head_dim/64) for the tiers in use, minimising in-page waste plus
+/* Chooses page_bytes in 2-8 KiB (at head_dim 64; scaled by head_dim/64; up to 16 KiB where no size up to 8 keeps in-page slack within
+ * 2 % for one tier, 3 % for two, 4 % for three) for the tiers in use, minimising in-page waste plus
  * half a page per (head, tier) at `items_hint` items per head; fills all layouts with it. */
 MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos_bytes, bool has_score, int items_hint,
                             page_layout *out /* [n_tiers] */);

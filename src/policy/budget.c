@@ -93,6 +93,11 @@ double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int n_rest = kept - n_sink - n_recent;
     const stage_use *tier = &p->use[STAGE_TIER];
     tier->st->count(tier->conf, n_sink, n_recent, n_rest < 0 ? 0 : n_rest, per_tier);
+    for (int t = 1; t < p->needs.n_tiers; t++) { /* what fills no whole group stays hot */
+        int left = per_tier[t] % kv_format_item_group(p->needs.tiers[t]);
+        per_tier[t] -= left;
+        per_tier[0] += left;
+    }
     double bytes = (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv);
     for (int t = 0; t < p->needs.n_tiers; t++)
         bytes += per_tier[t] * p->item_bytes[t] + table_bytes(per_tier[t], p->page_items[t]);
@@ -100,7 +105,8 @@ double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     return bytes;
 }
 
-/* Largest count in [lo, n_tokens] within the limit; bytes grow with the count because one more item never lowers another's tier. */
+/* Largest count in [lo, n_tokens] within the limit; bytes grow with the count because one more item never lowers another's tier. (Where
+ * one more item completes a group they may fall: then the count found is within the limit, not always the largest.) */
 static int solve_bytes(const struct policy *p, double limit, int n_tokens, int lo, bool *clamped) {
     if (budget_head_bytes(p, n_tokens, lo) > limit) {
         *clamped = true;

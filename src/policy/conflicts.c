@@ -102,6 +102,26 @@ static err check_protect(const policy *p, const policy_parts *at) {
     return OK;
 }
 
+/* Tiers with K per channel take and lose whole groups, which only the uniform stage can promise. */
+static err check_item_groups(const policy *p, const policy_parts *at) {
+    const stage *tier = p->use[STAGE_TIER].st;
+    for (int t = 0; t < p->needs.n_tiers; t++) {
+        if (!p->needs.tiers[t].k_channels) continue;
+        if (t == 0 || !kv_format_is_float(p->needs.tiers[0]))
+            return NODE_ERR(place(at, at->tiers),
+                            "tier %s quantises keys over groups of %d tokens and needs a hot tier before it, f16 or f32, that holds the tail",
+                            p->tier_names[t], KV_TOKEN_GROUP);
+        if (tier != stage_find(STAGE_TIER, "uniform"))
+            return NODE_ERR(place(at, at->stage[STAGE_TIER]), "tier %s cannot fill whole groups of %d tokens of %s: use tier uniform",
+                            tier->name, KV_TOKEN_GROUP, p->tier_names[t]);
+        if (p->decode_drops)
+            return NODE_ERR(place(at, at->trigger),
+                            "score %s drops single tokens in decode, but %s holds groups of %d: remove trigger slack and every, or use another tier",
+                            p->use[STAGE_SCORE].st->name, p->tier_names[t], KV_TOKEN_GROUP);
+    }
+    return OK;
+}
+
 static err check_tiers(policy *p, const policy_parts *at) {
     const stage_use *u = &p->use[STAGE_TIER];
     unsigned used = u->st->tiers_used(u->conf) | 1u;
@@ -117,7 +137,7 @@ static err check_tiers(policy *p, const policy_parts *at) {
         if (!kv_format_can_move(p->needs.tiers[from], p->needs.tiers[to]))
             return NODE_ERR(place(at, at->stage[STAGE_TIER]),
                             "tier %s would move items from %s to %s in decode, but items only move to tiers with no more bits "
-                            "on either side and the same groups", u->st->name, p->tier_names[from], p->tier_names[to]);
+                            "on either side and the same groups, quantiser and rotation", u->st->name, p->tier_names[from], p->tier_names[to]);
         p->decode_moves = true;
     }
     return OK;
@@ -127,6 +147,7 @@ err policy_check_parts(policy *p, const policy_parts *at) {
     const stage *score = p->use[STAGE_SCORE].st;
     TRY(check_budget(p, at));
     p->decode_drops = p->use[STAGE_SELECT].st->budgeted && score->live && (p->trigger.slack || p->trigger.every);
+    TRY(check_item_groups(p, at));
     TRY(check_tiers(p, at));
     TRY(check_prompt_only(p, at));
     TRY(check_protect(p, at));

@@ -229,8 +229,7 @@ err policy_bind(policy *p, const page_layout *layouts) {
     for (int t = 0; t < p->needs.n_tiers; t++) {
         const page_layout *l = &layouts[t];
         const kv_format *f = &p->needs.tiers[t];
-        if (l->fmt.k_bits != f->k_bits || l->fmt.v_bits != f->v_bits || l->fmt.group != f->group ||
-            l->fmt.rotate != f->rotate) {
+        if (!kv_format_equal(l->fmt, *f)) {
             char name[16];
             kv_format_name(l->fmt, name);
             return ERR(ERR_UNSUPPORTED, "policy: tier %d is %s, but the page layout given for it is %s", t, p->tier_names[t], name);

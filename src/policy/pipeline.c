@@ -3,6 +3,23 @@
 #include "base/mem.h"
 #include "policy/state.h"
 
+/* Tiers with K per channel take whole groups: of the items on their way to one, the newest beyond the last whole group stay in (or, at
+ * prefill, go to) the hot tier. */
+static void keep_groups_whole(const policy *p, const head_items *h) {
+    for (int t = 1; t < p->needs.n_tiers; t++) {
+        int n_left = 0, group = kv_format_item_group(p->needs.tiers[t]);
+        for (int i = 0; i < h->n && group > 1; i++) n_left += h->target[i] == t && (!h->tier_now || h->tier_now[i] != t);
+        for (n_left %= group; n_left > 0; n_left--) {
+            int newest = -1;
+            for (int i = 0; i < h->n; i++) {
+                bool comes = h->target[i] == t && (!h->tier_now || h->tier_now[i] != t);
+                if (comes && (newest < 0 || h->pos[i] > h->pos[newest])) newest = i;
+            }
+            h->target[newest] = 0;
+        }
+    }
+}
+
 static void score_layer(const policy *p, const decision *d) {
     for (int k = 0; k < d->n_heads; k++) protect_flags(&p->protect, d->n_tokens, &d->heads[k]);
     if (p->use[STAGE_SCORE].st) p->use[STAGE_SCORE].st->score(p->use[STAGE_SCORE].conf, d);
@@ -17,6 +34,7 @@ static void place_layer(const policy *p, const decision *d) {
             if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
     }
     u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
+    for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
 }
 
 static void decide(const policy *p, const decision *d) {
@@ -157,6 +175,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
             memset(h.target, 0, (size_t)h.n);
             if (p->decode_moves) p->use[STAGE_TIER].st->assign(p->use[STAGE_TIER].conf, &d);
             else memcpy(h.target, h.tier_now, (size_t)h.n);
+            keep_groups_whole(p, &h);
         }
         keep_tiers_falling(p, &h);
         int left = count_kept(&h);

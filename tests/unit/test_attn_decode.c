@@ -270,7 +270,7 @@ static void extend_equals_steps_and_batches_and_threads_change_nothing(void **st
     attn_path paths[4];
     int n_paths = attn_paths(paths);
     const int dims[] = {64, 64, 80, 96, 128, 256};
-    for (int round = 0; round < N_FORMATS; round++) {
+    for (int round = 0; round < 24; round++) {
         world w;
         world_make(&r, &w, 1 + (int)rng_below(&r, MAX_JOBS), dims[rng_below(&r, 6)], 1 + (int)rng_below(&r, 60), round,
                    round % 4 == 0 ? 600 : 270);

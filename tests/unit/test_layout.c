@@ -19,18 +19,19 @@ static kv_format parse(const char *name) {
 }
 
 static void check_layout(const page_layout *l) {
-    size_t cap = l->cap, d = l->head_dim, scales = cap * l->n_groups * 2;
+    size_t cap = l->cap, d = l->head_dim, scales = cap * l->n_groups * 2, zero = kv_format_has_zero(l->fmt);
+    size_t k_scales = l->fmt.k_channels ? cap / KV_TOKEN_GROUP * d * 2 : scales, unit = l->fmt.k_channels ? KV_TOKEN_GROUP : 8;
     bool quantised = !kv_format_is_float(l->fmt);
     assert_true(cap >= 8);
     assert_int_equal(l->off_k, 0);
     assert_true(l->off_v >= cap * d * l->fmt.k_bits / 8);
     size_t end = l->off_v + cap * d * l->fmt.v_bits / 8;
     if (quantised) {
-        assert_int_equal(cap % 8, 0);
-        assert_true(l->off_k_scale >= end && l->off_k_zero >= l->off_k_scale + scales);
-        assert_true(l->off_v_scale >= l->off_k_zero + scales && l->off_v_zero >= l->off_v_scale + scales);
+        assert_int_equal(cap % unit, 0);
+        assert_true(l->off_k_scale >= end && l->off_k_zero >= l->off_k_scale + k_scales);
+        assert_true(l->off_v_scale >= l->off_k_zero + zero * k_scales && l->off_v_zero >= l->off_v_scale + scales);
         assert_int_equal((l->off_k_scale | l->off_k_zero | l->off_v_scale | l->off_v_zero) % 4, 0);
-        end = l->off_v_zero + scales;
+        end = l->off_v_zero + zero * scales;
     }
     if (l->pos_bytes) {
         assert_true(l->off_pos >= end && l->off_pos % 4 == 0);
@@ -42,11 +43,12 @@ static void check_layout(const page_layout *l) {
     }
     assert_true(end <= l->page_bytes);
     size_t item = l->payload_bytes + l->meta_bytes + l->column_bytes;
-    assert_int_equal(item, d * (l->fmt.k_bits + l->fmt.v_bits) / 8 + (quantised ? 8 * l->n_groups : 0) + l->pos_bytes +
-                               (l->has_score ? 4 : 0));
+    size_t pair = 2 + 2 * zero, v_meta = pair * l->n_groups;
+    size_t meta = !quantised ? 0 : v_meta + (l->fmt.k_channels ? pair * d / KV_TOKEN_GROUP : v_meta);
+    assert_int_equal(item, d * (l->fmt.k_bits + l->fmt.v_bits) / 8 + meta + l->pos_bytes + (l->has_score ? 4 : 0));
     assert_true(cap * item <= l->page_bytes);
     /* the largest one: one unit more would not fit even without padding, or only by the padding of K and V */
-    assert_true((cap + (quantised ? 8 : 1)) * item + 8 > l->page_bytes);
+    assert_true((cap + (quantised ? unit : 1)) * item + 8 > l->page_bytes);
 }
 
 static void sections_are_apart_and_inside_the_page(void **state) {
@@ -111,22 +113,37 @@ static void search_keeps_slack_low(void **state) {
         {1, {"k4v4"}},
         {1, {"k4v2"}},
         {1, {"k2v2"}},
+        {1, {"k4v4g32"}},
+        {1, {"k4v4r"}},
+        {1, {"k3v1"}},
+        {1, {"k8v8s"}},
+        {1, {"q8_0"}},
+        {1, {"q4_0"}},
+        {1, {"k8v4g64"}},
+        {2, {"f16", "k4cv4g32"}},
+        {2, {"f16", "k2cv2g32"}},
+        {2, {"f16", "q4_0"}},
+        {2, {"f32", "k4v4"}},
         {2, {"f16", "k8v4"}},
         {2, {"f16", "k4v2"}},
         {2, {"k8v4", "k4v2"}},
         {2, {"f16", "k4v4"}},
         {3, {"f16", "k8v4", "k4v2"}},
         {3, {"k8v4", "k4v4", "k4v2"}},
+        {3, {"f16", "k8v4r", "k4v2r"}},
+        {3, {"f16", "k4v4", "k2cv2g32"}},
     };
-    static const int dims[] = {64, 128}, hints[] = {64, 512, 4096};
+    static const int dims[] = {64, 80, 96, 128, 256}, hints[] = {64, 512, 4096};
     for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) {
-        for (int i = 0; i < 2 * 6 * 3; i++) {
-            int d = dims[i % 2], columns = i / 2 % 6, hint = hints[i / 12];
+        for (int i = 0; i < 5 * 6 * 3; i++) {
+            int d = dims[i % 5], columns = i / 5 % 6, hint = hints[i / 30];
             kv_format f[3];
             page_layout l[3];
-            for (int t = 0; t < sets[s].n; t++) f[t] = parse(sets[s].tiers[t]);
+            bool suits = true;
+            for (int t = 0; t < sets[s].n; t++) f[t] = parse(sets[s].tiers[t]), suits = suits && kv_format_check(f[t], d) == OK;
+            if (!suits) continue;
             assert_int_equal(page_layout_search(f, sets[s].n, d, columns % 3 * 2, columns / 3, hint, l), OK);
-            assert_true(l[0].page_bytes >= 2048u * d / 64 && l[0].page_bytes <= 8192u * d / 64 &&
+            assert_true(l[0].page_bytes >= 2048u * d / 64 && l[0].page_bytes <= 16384u * d / 64 &&
                         l[0].page_bytes % 64 == 0);
             for (int t = 0; t < sets[s].n; t++) {
                 check_layout(&l[t]);
