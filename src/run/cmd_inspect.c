@@ -5,19 +5,33 @@
 #include <unistd.h>
 
 #include "base/mem.h"
-#include "format/format.h"
+#include "format/layout.h"
 #include "model/model.h"
 #include "run/jsonx.h"
 #include "run/options.h"
 #include "run/preset.h"
 
-static const char *const format_names[] = {"f32", "f16", "k8v8", "k8v4", "k4v4", "k4v4g32", "k4v2"};
+/* Formats worth comparing; a policy may name any other of docs/formats.md. Rotation changes no byte. */
+static const char *const format_names[] = {"f32",  "f16",  "k8v8",  "k8v4", "k4v4", "k4v4g32",  "k4v2",     "k3v3",
+                                           "k2v2", "k1v1", "k8v8s", "q8_0", "q4_0", "k4cv4g32", "k4cv2g32", "k2cv2g32"};
 enum { N_FORMATS = sizeof format_names / sizeof *format_names, MAX_TYPES = 64 };
 
 /* Payload and metadata of K and V of a token in `layers` layers. */
 static size_t token_bytes(const model_params *p, kv_format f, int layers) {
     size_t item = kv_format_payload_bytes(f, p->head_dim) + kv_format_meta_bytes(f, p->head_dim);
     return item * (size_t)p->n_kv * (size_t)layers;
+}
+
+/* The page a policy gets for the format without columns, beside f16 where it needs a tail; its slack is the share of a full page that no
+ * item uses. */
+static err page_of(const model_params *p, kv_format f, page_layout *l, double *slack) {
+    kv_format tiers[2] = {{.k_bits = 16, .v_bits = 16}, f};
+    page_layout both[2];
+    int n = f.k_channels ? 2 : 1;
+    TRY(page_layout_search(tiers + 2 - n, n, p->head_dim, 0, false, p->context, both));
+    *l = both[n - 1];
+    *slack = 1 - (double)l->cap * (l->payload_bytes + l->meta_bytes) / l->page_bytes;
+    return OK;
 }
 
 /* Cache of n tokens: sliding layers hold their window. */
@@ -70,16 +84,21 @@ static err print_json(const gguf *g, const model_ref *ref, const char *sha, cons
                   p->n_heads, "kv_heads", p->n_kv, "head_dim", p->head_dim, "ffn", p->n_ff, "vocabulary", p->n_vocab,
                   "context", p->context, "rope_base", (double)p->rope_base, "norm_eps", (double)p->norm_eps);
     if (root) {
-        json_t *types = json_object(), *cache = json_object();
+        json_t *types = json_object(), *cache = json_object(), *pages = json_object();
         type_sum sums[MAX_TYPES];
         for (int i = 0, n = sum_types(g, sums); i < n; i++) json_object_set_new(types, sums[i].name, json_integer((json_int_t)sums[i].bytes));
         for (int i = 0; i < N_FORMATS; i++) {
             kv_format f;
             if (kv_format_parse(format_names[i], &f) != OK || kv_format_check(f, p->head_dim) != OK) continue;
             json_object_set_new(cache, format_names[i], json_integer((json_int_t)token_bytes(p, f, p->n_layers)));
+            page_layout l;
+            double slack;
+            if (page_of(p, f, &l, &slack) != OK) continue;
+            json_object_set_new(pages, format_names[i], json_pack("{s:i,s:i,s:f}", "bytes", (int)l.page_bytes, "items", (int)l.cap, "slack", slack));
         }
         json_object_set_new(root, "weight_bytes", types);
         json_object_set_new(root, "cache_bytes_per_token", cache);
+        json_object_set_new(root, "cache_pages", pages);
         json_object_set_new(root, "window", json_integer(p->window));
         json_object_set_new(root, "global_layers", json_integer(model_n_global(p)));
     }
@@ -104,13 +123,16 @@ static void print_text(const gguf *g, const model_ref *ref, const char *sha, con
     for (int i = 0, n = sum_types(g, sums); i < n; i++)
         printf("%s %s %.1f MB in %zu tensors", i ? "," : "", sums[i].name, (double)sums[i].bytes * 1e-6, sums[i].n_tensors);
     double free_bytes = available_bytes(), room = free_bytes - (double)bytes;
-    printf("\nof %.1f GB free memory %.1f are left beside the file's weights:\n%-10s %14s %16s %16s\n", free_bytes * 1e-9,
-           (room > 0 ? room : 0) * 1e-9, "cache", "bytes/token", "full context MB", "tokens that fit");
+    printf("\nof %.1f GB free memory %.1f are left beside the file's weights:\n%-10s %14s %16s %16s %7s %6s %7s\n", free_bytes * 1e-9,
+           (room > 0 ? room : 0) * 1e-9, "cache", "bytes/token", "full context MB", "tokens that fit", "page", "items", "slack");
     for (int i = 0; i < N_FORMATS; i++) {
         kv_format f;
         if (kv_format_parse(format_names[i], &f) != OK || kv_format_check(f, p->head_dim) != OK) continue;
-        printf("%-10s %14zu %16.1f %16d\n", format_names[i], token_bytes(p, f, p->n_layers), cache_bytes_of(p, f, p->context) * 1e-6,
-               tokens_that_fit(p, f, room));
+        page_layout l;
+        double slack;
+        if (page_of(p, f, &l, &slack) != OK) continue;
+        printf("%-10s %14zu %16.1f %16d %7u %6u %5.2f %%\n", format_names[i], token_bytes(p, f, p->n_layers),
+               cache_bytes_of(p, f, p->context) * 1e-6, tokens_that_fit(p, f, room), l.page_bytes, l.cap, 100 * slack);
     }
 }
 
