@@ -165,6 +165,8 @@ static err task_from_json(const json_t *j, result_task *t) {
     TRY(jsonx_get_int(j, "n_items", 0, MAX_ITEMS, &t->n_items));
     TRY(jsonx_get_double(j, "cost_prepare", &t->cost_prepare));
     TRY(jsonx_get_double(j, "cost_unit", &t->cost_unit));
+    if (!isfinite(t->cost_prepare) || !isfinite(t->cost_unit)) /* null, the form of NaN, cannot be written again */
+        return ERR(ERR_FORMAT, "cost_prepare and cost_unit of task %s are not both numbers", t->name);
     TRY(jsonx_get_int(j, "prompt_tokens", 0, 1 << 30, &t->prompt_tokens));
     TRY(jsonx_get_array(j, "metrics", &metrics));
     int n = (int)json_array_size(metrics);
