@@ -31,11 +31,16 @@ static err run_and_finish(const experiment *x, const options *o, run_conf c) {
     return e;
 }
 
-static err matches_something(const experiment *x, const char *glob) {
-    for (int i = 0; i < x->n_points; i++)
-        if (experiment_point_matches(x, i, glob)) return OK;
-    return ERR(ERR_USAGE, "--only %s matches none of the %d points: `kvlab plan %s` lists them", glob, x->n_points,
-               x->file);
+/* Each glob of --only must match a point: one that matches none is a slip of the keyboard. */
+static err matches_something(const experiment *x, text_list globs) {
+    for (int k = 0; k < globs.n; k++) {
+        bool any = false;
+        for (int i = 0; i < x->n_points && !any; i++) any = experiment_point_matches(x, i, (text_list){globs.at + k, 1});
+        if (!any)
+            return ERR(ERR_USAGE, "--only %s matches none of the %d points: `kvlab plan %s` lists them", globs.at[k],
+                       x->n_points, x->file);
+    }
+    return OK;
 }
 
 err cmd_run(const options *o) {

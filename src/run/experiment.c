@@ -60,8 +60,8 @@ static err set_number(node *root, const char *dotted, long long value, bool give
 }
 
 static err apply_options(node *root, const options *o, bool *changed) {
-    for (int i = 0; i < o->n_sets; i++) {
-        TRY(sweep_apply_set(root, o->sets[i]));
+    for (int i = 0; i < o->sets.n; i++) {
+        TRY(sweep_apply_set(root, o->sets.at[i]));
         *changed = true;
     }
     TRY(set_path(root, "engine.isa", o->isa, "--isa", changed));
@@ -174,7 +174,8 @@ err experiment_load(const char *path, const options *o, experiment **out) {
     return OK;
 }
 
-bool experiment_point_matches(const experiment *x, int point, const char *glob) {
-    if (!glob) return true;
-    return fnmatch(glob, x->points[point].label, 0) == 0 || fnmatch(glob, x->points[point].id, 0) == 0;
+bool experiment_point_matches(const experiment *x, int point, text_list globs) {
+    for (int i = 0; i < globs.n; i++)
+        if (fnmatch(globs.at[i], x->points[point].label, 0) == 0 || fnmatch(globs.at[i], x->points[point].id, 0) == 0) return true;
+    return globs.n == 0;
 }

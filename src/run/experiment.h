@@ -64,8 +64,8 @@ MUST err experiment_load(const char *path, const options *o, experiment **out);
 void experiment_free(experiment *x);
 void experiment_group_free(experiment_group *g);
 MUST err experiment_policy(const experiment *x, int point, policy **out); /* a fresh one; cannot fail but for memory */
-/* --only: does the glob match the point's label or id? NULL matches all. */
-bool experiment_point_matches(const experiment *x, int point, const char *glob);
+/* --only: does one of the globs match the point's label or id? No glob at all matches every point. */
+bool experiment_point_matches(const experiment *x, int point, text_list globs);
 /* Resolved points as YAML text (mem_free): what resolved.yaml holds. */
 MUST err experiment_resolved_yaml(const experiment *x, char **out);
 #endif

@@ -27,7 +27,7 @@ static const row rows[] = {
     {"out", 'o', ROW_TEXT, AT(out), "DIR", 0, 0, OPT_OUT, "results directory (default results/NAME)"},
     {"set", 0, ROW_TEXTS, AT(sets), "A.B=V", 0, 0, OPT_SWEEP | OPT_MODEL,
      "set a value by dotted path; several values (a,b or 1..8) make an axis; repeatable"},
-    {"only", 0, ROW_TEXT, AT(only), "GLOB", 0, 0, OPT_RUN, "run only points whose label or id matches"},
+    {"only", 0, ROW_TEXTS, AT(only), "GLOB", 0, 0, OPT_RUN, "run only points whose label or id matches; repeatable"},
     {"limit", 0, ROW_INT, AT(limit), "N", 1, INT_MAX, OPT_RUN, "run only the first N records of each task"},
     {"model", 'm', ROW_TEXT, AT(model), "M", 0, 0, OPT_MODEL, "preset name or GGUF file (default smollm2-135m)"},
     {"policy", 'p', ROW_TEXT, AT(policy), "P", 0, 0, OPT_MODEL, "preset name or YAML file (default full)"},
@@ -153,6 +153,7 @@ static err store(options *o, const row *r, const char *value) {
     double x = 0;
     int i;
     int64_t seed = 0;
+    text_list *list;
     switch (r->kind) {
     case ROW_FLAG:
         memcpy(field, &(bool){true}, sizeof(bool));
@@ -162,7 +163,9 @@ static err store(options *o, const row *r, const char *value) {
         memcpy(field, &value, sizeof value);
         break;
     case ROW_TEXTS:
-        o->sets[o->n_sets++] = value;
+        if (!*value) return ERR(ERR_USAGE, "--%s is empty", r->name);
+        list = (text_list *)field;
+        list->at[list->n++] = value;
         break;
     case ROW_INT:
         TRY(number(r, value, &x));
@@ -252,12 +255,14 @@ static err parse(int argc, char **argv, options *o) {
 err options_parse(int argc, char **argv, options *out) {
     *out = (options){.seed = -1, .context = 1024, .tokens = 128, .n = 64, .top_p = 1};
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->args, &out->args));
-    TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->sets, &out->sets));
+    TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->sets.at, &out->sets.at));
+    TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->only.at, &out->only.at));
     return parse(argc, argv, out);
 }
 
 void options_free(options *o) {
     mem_free(o->args);
-    mem_free(o->sets);
+    mem_free(o->sets.at);
+    mem_free(o->only.at);
     *o = (options){0};
 }

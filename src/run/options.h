@@ -6,14 +6,18 @@
 #include <stdio.h>
 #include "base/err.h"
 
+typedef struct text_list {
+    const char **at; /* in order of the command line */
+    int n;
+} text_list;
+
 typedef struct options {
     const struct verb *verb; /* NULL: only --help or --version was given */
     bool help, version;
     const char **args; /* positional, in order */
     int n_args;
-    const char *out, *only, *isa, *backend, *data, *text; /* NULL = not given */
-    const char **sets;                                    /* --set, in order */
-    int n_sets;
+    const char *out, *isa, *backend, *data, *text; /* NULL = not given */
+    text_list sets, only;                          /* --set and --only, each repeatable */
     int limit;    /* records per task; 0 = all */
     int threads;  /* 0 = not given */
     int64_t seed; /* -1 = not given */

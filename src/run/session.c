@@ -32,10 +32,10 @@ static err build_root(const options *o, node *root) {
     if (o->threads > 0) TRY(node_set_text(root, "engine.threads", number, "--threads"));
     snprintf(number, sizeof number, "%lld", (long long)o->seed);
     if (o->seed >= 0) TRY(node_set_text(root, "seed", number, "--seed"));
-    for (int i = 0; i < o->n_sets; i++) {
-        TRY(sweep_apply_set(root, o->sets[i]));
+    for (int i = 0; i < o->sets.n; i++) {
+        TRY(sweep_apply_set(root, o->sets.at[i]));
         if (node_get(root, "sweep"))
-            return ERR(ERR_USAGE, "--set %s gives several values; kvlab %s takes one", o->sets[i], o->verb->name);
+            return ERR(ERR_USAGE, "--set %s gives several values; kvlab %s takes one", o->sets.at[i], o->verb->name);
     }
     return OK;
 }

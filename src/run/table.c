@@ -104,15 +104,41 @@ static const char *cell_color(const summary_cell *c, const result_metric *m) {
     return (c->verdict == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER) ? GREEN : RED;
 }
 
-typedef struct column { int task, metric; } column;
+/* Quality is a mean over records. Speed is not: the records of a timed task are depths, and each gets a column of its own. */
+typedef struct column { int task, metric, item; /* item -1: the mean */ } column;
 
 static int pick_columns(const results *r, column *cols, int max) {
     int n = 0;
     for (int t = 0; t < r->n_tasks && n + 2 <= max; t++) {
         int m[2], k = summary_headline(r, t, m, 2);
-        for (int i = 0; i < k; i++) cols[n++] = (column){t, m[i]};
+        bool by_item = r->tasks[t].timed && r->tasks[t].n_items > 1;
+        for (int i = 0; i < k; i++)
+            for (int item = by_item ? 0 : -1; item < (by_item ? r->tasks[t].n_items : 0) && n < max; item++)
+                cols[n++] = (column){t, m[i], item};
     }
     return n;
+}
+
+/* "speed/0003 context=4096" -> "context=4096" */
+static const char *item_title(const results *r, column c) {
+    for (int p = 0; p < r->n_points; p++) {
+        const unit_record *u = results_unit(r, p, c.task, c.item);
+        const char *space = u ? strchr(u->item_id, ' ') : NULL;
+        if (u) return space ? space + 1 : u->item_id;
+    }
+    return "";
+}
+
+/* One timed record, with its ratio to the uncompressed cache's in the same run. */
+static void timed_text(char out[CELL], const results *r, int p, column c) {
+    const result_metric *m = &r->tasks[c.task].metrics[c.metric];
+    const unit_record *u = results_unit(r, p, c.task, c.item);
+    const unit_record *base = r->points[p].baseline < 0 || r->points[p].baseline == p ? NULL : results_unit(r, r->points[p].baseline, c.task, c.item);
+    double x = u && u->status == UNIT_OK ? unit_record_metric(u, m->name) : NAN, y = base && base->status == UNIT_OK ? unit_record_metric(base, m->name) : NAN;
+    char text[24];
+    number(text, x, m->unit);
+    if (isfinite(x) && isfinite(y) && y > 0) snprintf(out, CELL, "%s ×%.2f", text, x / y);
+    else snprintf(out, CELL, "%s", text);
 }
 
 static void print_notes(const summary *s, FILE *f) {
@@ -120,6 +146,8 @@ static void print_notes(const summary *s, FILE *f) {
     int clamped = 0, shown_noise = 0;
     for (int p = 0; p < r->n_points; p++) clamped += summary_point_bytes(s, p).n_clamped;
     fprintf(f, "\nbytes: live cache at the end of the prompt (payload, scales and zeros, columns, tables) per token and as a share of f16 full.\n");
+    for (int t = 0, said = 0; t < r->n_tasks && !said; t++)
+        if (r->tasks[t].timed && r->tasks[t].n_items > 1 && (said = 1)) fprintf(f, "×: ratio to full on the same record, timed in the same run.\n");
     fprintf(f, "±: half of the 95 %% bootstrap interval over records; ~: not shown to differ from full (paired interval holds 0 or lies inside the noise floor).\n");
     for (int g = 0; g < r->n_groups; g++)
         for (int t = 0; t < r->n_tasks; t++) {
@@ -152,7 +180,7 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
     grid_set(&g, 1, 2, NULL, "of f16");
     for (int i = 0; i < n; i++) {
         const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
-        grid_set(&g, 0, 3 + i, NULL, "%s", r->tasks[cols[i].task].name);
+        grid_set(&g, 0, 3 + i, NULL, "%s", cols[i].item < 0 ? r->tasks[cols[i].task].name : item_title(r, cols[i]));
         grid_set(&g, 1, 3 + i, NULL, "%s%s", m->name, m->direction == METRIC_HIGHER ? " ↑" : m->direction == METRIC_LOWER ? " ↓" : "");
     }
     for (int p = 0; p < r->n_points; p++) {
@@ -169,8 +197,9 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
             const summary_cell *c = summary_at(s, p, cols[i].task, cols[i].metric);
             const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
             char t[CELL];
-            cell_text(t, c, m, r->points[p].baseline == p);
-            grid_set(&g, p + 2, 3 + i, cell_color(c, m), "%s", t);
+            if (cols[i].item >= 0) timed_text(t, r, p, cols[i]);
+            else cell_text(t, c, m, r->points[p].baseline == p);
+            grid_set(&g, p + 2, 3 + i, cols[i].item < 0 ? cell_color(c, m) : NULL, "%s", t);
         }
     }
     grid_print(&g, 2, f, color);

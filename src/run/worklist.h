@@ -13,7 +13,7 @@ typedef struct worklist {
 } worklist;
 
 typedef struct work_filter {
-    const char *only;  /* glob over labels and ids, or NULL */
+    text_list only;    /* globs over labels and ids; none = all points */
     int limit;         /* records per task, 0 = all */
     bool retry_failed; /* crashed units are always tried again */
 } work_filter;

@@ -29,6 +29,7 @@ expect "records that do not fit the context" 2 "do not fit the context of 32" "$
 sweep ''
 expect "--set of an unknown key" 2 "polici" "$kvlab" run s.yaml --set polici.budget=0.5
 expect "--only that matches nothing" 2 "matches none" "$kvlab" run s.yaml --only 'nothing*'
+expect "second --only that matches nothing" 2 "--only nothing. matches none" "$kvlab" run s.yaml --only '*' --only 'nothing*'
 
 sed 's/tiny.gguf/nowhere.gguf/' s.yaml >nomodel.yaml
 expect "missing model file" 3 "nowhere.gguf" "$kvlab" run nomodel.yaml

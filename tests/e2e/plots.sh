@@ -22,6 +22,9 @@ rm -f again.png
 said=$(gnuplot -c "$root/plots/memory.gp" made/export/memory.dat again.png 2>&1)
 is_png again.png && [ -z "$said" ] && ok "arguments by -c" || not_ok "arguments by -c" "$said"
 
+"$kvlab" show made >table.txt
+grep -q 'speed/0000.*speed/0003' table.txt && grep -qE '^k8v8 .* [0-9.]+ ×[0-9.]+ ' table.txt && ok "the table has a column per timed record, with the ratio to full" || not_ok "the table has a column per timed record, with the ratio to full" "$(head -n 4 table.txt)"
+
 expect "report" 0 "" "$kvlab" report made
 n_pictures=$(grep -o 'src="data:image/svg+xml;base64' made/report.html | wc -l)
 [ "$n_pictures" -eq 6 ] && ok "the report carries its pictures" || not_ok "the report carries its pictures" "$n_pictures"

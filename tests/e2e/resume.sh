@@ -58,9 +58,9 @@ for s in INT:130 TERM:143 USR1:75; do
     same "SIG${s%:*}, then resume" stopped
 done
 
-for attempt in 1 2 3 4 5 6 7 8 9 10; do # a worker that dies between two units costs nothing: try until one was in hand
+for attempt in $(seq 40); do # a worker that dies between two units costs nothing: try until one was in hand
     rm -rf worker
-    start worker $((attempt * 15))
+    start worker $((1 + RANDOM % 150))
     child=$(pgrep -P $pid | head -n 1)
     [ -z "$child" ] || kill -SEGV "$child"
     wait $pid

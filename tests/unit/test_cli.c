@@ -33,18 +33,21 @@ static void options_come_before_and_after_arguments(void **state) {
     options o;
     char buf[512];
     assert_int_equal(
-        parse("run -o out --limit=3 a.yaml --set x=1 --set y=2,3 -t4 --seed 18 --only snap* -q --json", &o, buf), OK);
+        parse("run -o out --limit=3 a.yaml --set x=1 --set y=2,3 -t4 --seed 18 --only snap* --only full -q --json", &o, buf),
+        OK);
     assert_string_equal(o.verb->name, "run");
     assert_int_equal(o.n_args, 1);
     assert_string_equal(o.args[0], "a.yaml");
     assert_string_equal(o.out, "out");
-    assert_string_equal(o.only, "snap*");
+    assert_int_equal(o.only.n, 2);
+    assert_string_equal(o.only.at[0], "snap*");
+    assert_string_equal(o.only.at[1], "full");
     assert_int_equal(o.limit, 3);
     assert_int_equal(o.threads, 4);
     assert_true(o.seed == 18);
-    assert_int_equal(o.n_sets, 2);
-    assert_string_equal(o.sets[0], "x=1");
-    assert_string_equal(o.sets[1], "y=2,3");
+    assert_int_equal(o.sets.n, 2);
+    assert_string_equal(o.sets.at[0], "x=1");
+    assert_string_equal(o.sets.at[1], "y=2,3");
     assert_true(o.quiet && o.json && !o.verbose && !o.force);
     options_free(&o);
 }
@@ -88,6 +91,7 @@ static void wrong_values_are_named(void **state) {
     assert_refused("generate --top-p 1.5", "must lie in 0..1");
     assert_refused("run a.yaml --out", "needs a value");
     assert_refused("run a.yaml --out=", "is empty");
+    assert_refused("run a.yaml --only full --only=", "--only is empty");
     assert_refused("run a.yaml --force=yes", "takes no value");
     assert_refused("run a.yaml -q -v", "exclude each other");
 }

@@ -375,6 +375,18 @@ static void the_header_comes_back_as_it_was(void **state) {
     results_free(r);
 }
 
+/* null is how JSON writes NaN: read as a cost it could not be written again. */
+static void a_header_whose_costs_are_no_numbers_is_refused(void **state) {
+    for (int i = 0; i < 2; i++) {
+        json_t *h = header(), *task = json_array_get(json_object_get(h, "tasks"), 0);
+        results *r = NULL;
+        assert_int_equal(json_object_set_new(task, i ? "cost_unit" : "cost_prepare", json_null()), 0);
+        assert_int_equal(results_from_header(h, "dir", &r), ERR_FORMAT);
+        assert_non_null(strstr(err_text(), "cost"));
+        json_decref(h);
+    }
+}
+
 static void a_header_with_any_member_missing_is_refused(void **state) {
     static const char *const lists[] = {NULL, "groups", "tasks", "points"};
     for (size_t l = 0; l < sizeof lists / sizeof *lists; l++) {
@@ -468,6 +480,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(corrupted_lines_are_left_out_and_numbered),
         cmocka_unit_test(a_directory_or_a_missing_file_is_no_journal),
         cmocka_unit_test(the_header_comes_back_as_it_was),
+        cmocka_unit_test(a_header_whose_costs_are_no_numbers_is_refused),
         cmocka_unit_test(a_header_with_any_member_missing_is_refused),
         cmocka_unit_test(the_last_ok_wins_over_later_failures),
         cmocka_unit_test(journals_of_one_sweep_merge_and_of_two_do_not),

@@ -33,7 +33,7 @@ static int write_inputs(void **state) {
 }
 
 static options with(const char **sets, int n) {
-    return (options){.seed = -1, .sets = sets, .n_sets = n, .text = text_path};
+    return (options){.seed = -1, .sets = {sets, n}, .text = text_path};
 }
 
 static err load_with(const char *body, const options *o, experiment **out) {
@@ -170,9 +170,11 @@ static void options_count_as_if_they_stood_in_the_file(void **state) {
     o = with(axis, 1);
     assert_ok(load_with("tasks: [lm]\npolicy: {preset: snapkv}\n", &o, &x));
     assert_int_equal(x->n_points, 3);
-    assert_true(experiment_point_matches(x, 1, "*0.2*"));
-    assert_false(experiment_point_matches(x, 0, "*0.2*"));
-    assert_true(experiment_point_matches(x, 0, x->points[0].id));
+    const char *globs[] = {"*0.2*", x->points[0].id};
+    assert_true(experiment_point_matches(x, 1, (text_list){globs, 1}));
+    assert_false(experiment_point_matches(x, 0, (text_list){globs, 1}));
+    assert_true(experiment_point_matches(x, 0, (text_list){globs, 2}));
+    assert_true(experiment_point_matches(x, 2, (text_list){NULL, 0}));
     experiment_free(x);
 }
 
@@ -331,7 +333,7 @@ static void the_worklist_is_what_is_missing(void **state) {
     assert_ok(worklist_create(x, r, (work_filter){.retry_failed = true}, &w));
     assert_int_equal(w.n_units, 24 - 1);
     worklist_free(&w);
-    assert_ok(worklist_create(x, r, (work_filter){.limit = 1, .only = "snap*"}, &w));
+    assert_ok(worklist_create(x, r, (work_filter){.limit = 1, .only = {(const char *[]){"snap*"}, 1}}, &w));
     assert_int_equal(w.n_units, 2);
     assert_false(worklist_any(&w, x, 0, 0, 1));
     worklist_free(&w);
