@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/mem.h"
 #include "policy/parts.h"
+#include "policy/plugin.h"
 
 void policy_tier_list(const policy *p, char *out, size_t n) {
     size_t used = 0;
@@ -213,6 +214,7 @@ err policy_create(const node *conf, policy_shape shape, policy **out) {
 
 void policy_destroy(policy *p) {
     if (!p) return;
+    for (int k = 0; k < STAGE_N_KINDS; k++) plugin_free(p->plugins[k]);
     mem_free(p->text);
     mem_free(p);
 }

@@ -1,6 +1,7 @@
 /* The walk score -> quota -> select -> tier, at prefill over a layer's heads and in decode over one head at a time. */
 #include <string.h>
 #include "base/mem.h"
+#include "policy/plugin.h"
 #include "policy/state.h"
 
 /* Tiers with K per channel take whole groups: of the items on their way to one, the newest beyond the last whole group stay in (or, at
@@ -111,6 +112,7 @@ static err prefill_sequence(const policy *p, policy_state *s, policy_layer *laye
         d.signal = layers[l].signal;
         place_layer(p, &d);
     }
+    TRY(plugins_status(p));
     s->report.n_decisions++;
     state_decided(s, n, fullest(s->heads, n_heads), first_unplaced(p, n));
     return OK;
@@ -138,6 +140,7 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
         TRY(state_reserve_positions(s, l->n));
         int kept = budget_kept(p, l->n, l->n, &s->report.budget_clamped);
         int left = prefill_layer(p, s, l, kept);
+        TRY(plugins_status(p));
         if (!first && s->kept > left) left = s->kept;
         s->report.n_decisions += first;
         if (l->layer == p->shape.n_layers - 1) state_decided(s, l->n, left, first_unplaced(p, l->n));
@@ -181,6 +184,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         int left = count_kept(&h);
         most = left > most ? left : most;
     }
+    TRY(plugins_status(p));
     s->report.n_decisions++;
     state_decided(s, n_tokens, most, first_unplaced(p, n_tokens));
     return OK;

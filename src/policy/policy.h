@@ -56,6 +56,12 @@ typedef struct policy_needs {
  * budgets are ERR_USAGE with file, line and both names. */
 MUST err policy_create(const node *conf, policy_shape shape, policy **out);
 void policy_destroy(policy *p);
+/* Opens the shared objects of plug-in stages (src/policy/kvlab_plugin.h); after it the needs are complete. Before engine_declare, seq_create
+ * and every decision; nothing to do without plug-ins. What is wrong with one is ERR_FAILED. */
+MUST err policy_load(policy *p);
+typedef struct policy_plugin { const char *stage, *path, *sha256; } policy_plugin; /* sha256 "": the file cannot be read */
+int policy_list_plugins(const policy *p, policy_plugin *out, int max); /* the policy's own texts */
+enum { POLICY_MAX_PLUGINS = 8 };
 const policy_needs *policy_get_needs(const policy *p);
 const char *policy_describe(const policy *p); /* one line: "score window . quota adaptive . select top_k . tier uniform f16" */
 bool policy_is_full(const policy *p);         /* keeps everything in tier 0, whatever its format */

@@ -87,6 +87,7 @@ struct policy {
     policy_shape shape;
     policy_needs needs;
     stage_use use[STAGE_N_KINDS];
+    struct plugin *plugins[STAGE_N_KINDS]; /* stages from shared objects; NULL elsewhere */
     budget budget;
     trigger trigger;
     protect protect;

@@ -18,6 +18,8 @@ void experiment_free(experiment *x) {
         mem_free(p->canonical);
         mem_free(p->describe);
         mem_free(p->tasks);
+        mem_free(p->plugins);
+        mem_free(p->plugin_paths);
         node_free(p->policy);
     }
     for (int i = 0; i < x->n_tasks; i++) {

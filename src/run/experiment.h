@@ -32,6 +32,8 @@ typedef struct experiment_point {
     node *policy;    /* resolved map, preset merged */
     char *canonical; /* what the id is the hash of */
     char *describe;  /* policy_describe */
+    char *plugins;   /* {"score":"sha256 of the shared object"}, "" in place of a hash where it cannot be read; NULL without plug-ins */
+    char *plugin_paths; /* for messages; NULL without plug-ins */
     char tiers[KV_MAX_TIERS][16];
     int n_tiers;
     bool full;
@@ -64,6 +66,8 @@ MUST err experiment_load(const char *path, const options *o, experiment **out);
 void experiment_free(experiment *x);
 void experiment_group_free(experiment_group *g);
 MUST err experiment_policy(const experiment *x, int point, policy **out); /* a fresh one; cannot fail but for memory */
+/* Opens its plug-ins, which must be the files that the point's id was made from. */
+MUST err experiment_load_plugins(const experiment *x, int point, policy *p);
 /* --only: does one of the globs match the point's label or id? No glob at all matches every point. */
 bool experiment_point_matches(const experiment *x, int point, text_list globs);
 /* Resolved points as YAML text (mem_free): what resolved.yaml holds. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "run/preset.h"
 
@@ -242,6 +243,45 @@ err experiment_policy(const experiment *x, int point, policy **out) {
     return policy_create(p->policy, resolve_shape(&g->params, g->context), out);
 }
 
+/* What the point's id says of plug-ins, and what messages do. */
+static void name_plugins(const policy *p, char **hashes, char **paths) {
+    policy_plugin list[POLICY_MAX_PLUGINS];
+    int n = policy_list_plugins(p, list, POLICY_MAX_PLUGINS);
+    *hashes = *paths = NULL;
+    for (int i = 0; i < n; i++) {
+        char *h = mem_sprintf("%s%c\"%s\":\"%s\"", i ? *hashes : "", i ? ',' : '{', list[i].stage, list[i].sha256);
+        char *t = mem_sprintf("%s%s%s", i ? *paths : "", i ? ", " : "", list[i].path);
+        mem_free(*hashes);
+        mem_free(*paths);
+        *hashes = h;
+        *paths = t;
+    }
+    if (!n) return;
+    char *closed = mem_sprintf("%s}", *hashes);
+    mem_free(*hashes);
+    *hashes = closed;
+}
+
+err experiment_load_plugins(const experiment *x, int point, policy *p) {
+    const experiment_point *at = &x->points[point];
+    if (!at->plugins) return OK;
+    char *hashes, *paths;
+    name_plugins(p, &hashes, &paths);
+    bool same = strcmp(hashes, at->plugins) == 0;
+    mem_free(hashes);
+    mem_free(paths);
+    if (!same) return ERR(ERR_FAILED, "plug-in %s has changed since the sweep began", at->plugin_paths);
+    return policy_load(p);
+}
+
+/* A sweep goes on without it: the other points do not need it. */
+static void warn_missing(const policy *p, const experiment_point *at) {
+    policy_plugin list[POLICY_MAX_PLUGINS];
+    int n = policy_list_plugins(p, list, POLICY_MAX_PLUGINS);
+    for (int i = 0; i < n; i++)
+        if (!*list[i].sha256) log_warn("%s: the %s plug-in %s cannot be read: its units will fail", at->label, list[i].stage, list[i].path);
+}
+
 static err resolve_policy(const experiment *x, const node *conf, experiment_point *p) {
     const experiment_group *g = &x->groups[p->group];
     policy *made;
@@ -249,6 +289,8 @@ static err resolve_policy(const experiment *x, const node *conf, experiment_poin
     TRY(policy_create(p->policy, resolve_shape(&g->params, g->context), &made));
     const policy_needs *needs = policy_get_needs(made);
     p->describe = mem_strdup(policy_describe(made));
+    name_plugins(made, &p->plugins, &p->plugin_paths);
+    warn_missing(made, p);
     p->n_tiers = needs->n_tiers;
     for (int t = 0; t < needs->n_tiers; t++) kv_format_name(needs->tiers[t], p->tiers[t]);
     p->full = policy_is_full(made) && kv_format_is_float(needs->tiers[0]);
@@ -275,9 +317,9 @@ static void point_identity(const experiment *x, experiment_point *p) {
     }
     p->canonical = mem_sprintf(
         "{\"engine\":{\"backend\":\"%s\",\"context\":%d,\"isa\":\"%s\",\"math\":\"%s\"},\"model\":\"%s\",\"policy\":%s,"
-        "\"policy_line\":\"%s\",\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
+        "\"policy_line\":\"%s\"%s%s,\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
         g->backend, g->context ? g->context : g->params.context, g->isa, g->math == MATH_FAST ? "fast" : "exact",
-        g->model_sha256, pol, p->describe, (unsigned long long)g->seed, tasks,
+        g->model_sha256, pol, p->describe, p->plugins ? ",\"plugins\":" : "", p->plugins ? p->plugins : "", (unsigned long long)g->seed, tasks,
         x->text ? text_source_sha256(x->text) : "");
     hash_hex64(hash_bytes(p->canonical, strlen(p->canonical), 0), p->id);
     mem_free(pol);

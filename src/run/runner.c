@@ -109,8 +109,12 @@ static err keep_crashed(runner *run, const char *why) {
     const char *on = run->point == WORKER_PREPARE ? "preparing a record"
                      : run->point == WORKER_NOISE ? "noise"
                                                   : run->r->points[run->point].label;
-    log_error("%s, %s %d: %s; the worker is started again", on, run->r->tasks[run->t].name, run->i + 1, why);
-    if (run->point != WORKER_PREPARE) return keep_crash(run, run->point, why);
+    const char *plugin = run->point < 0 ? NULL : run->x->points[run->point].plugin_paths;
+    char *text = mem_sprintf("%s%s%s", why, plugin ? " in a unit with the plug-in " : "", plugin ? plugin : "");
+    log_error("%s, %s %d: %s; the worker is started again", on, run->r->tasks[run->t].name, run->i + 1, text);
+    err e = run->point == WORKER_PREPARE ? OK : keep_crash(run, run->point, text);
+    mem_free(text);
+    if (run->point != WORKER_PREPARE) return e;
     for (int p = 0; p < run->r->n_points; p++)
         if (run->x->points[p].group == run->g && *worklist_unit(&run->list, p, run->t, run->i))
             TRY(keep_crash(run, p, why));

@@ -47,7 +47,9 @@ static err open_engine(session *s) {
     TRY(node_check_read(s->root));
     policy *try_it; /* a policy that cannot be is refused before weights are packed */
     TRY(policy_create(s->policy, resolve_shape(&s->g.params, s->g.context), &try_it));
+    err e = policy_load(try_it);
     policy_destroy(try_it);
+    TRY(e);
     engine_conf c = {s->g.model_path, s->g.backend, s->g.isa, s->g.math, s->g.threads, s->g.context};
     return engine_open(&c, &s->e);
 }
@@ -71,7 +73,8 @@ void session_close(session *s) {
 err session_policy(const session *s, const node *conf, int n_tokens, policy **p, cache_space **space) {
     *space = NULL;
     TRY(policy_create(conf ? conf : s->policy, engine_policy_shape(s->e), p));
-    err e = cache_space_create(s->e, *p, n_tokens, 0, space);
+    err e = policy_load(*p);
+    if (e == OK) e = cache_space_create(s->e, *p, n_tokens, 0, space);
     if (e == OK) return OK;
     policy_destroy(*p);
     *p = NULL;

@@ -102,7 +102,8 @@ static err run_policy(const worker *w, int point, task_result *res) {
     cache_space *space = NULL; /* fresh for every unit: no bytes and no peaks of another one in its pool */
     TRY(experiment_policy(w->x, point, &p));
     int hint = task_prompt_tokens(w->set.tasks[w->t]);
-    err e = cache_space_create(w->set.e, p, hint > 0 ? hint : 1, 0, &space);
+    err e = experiment_load_plugins(w->x, point, p);
+    if (e == OK) e = cache_space_create(w->set.e, p, hint > 0 ? hint : 1, 0, &space);
     if (e == OK) e = task_item_run(w->item, w->set.e, space, p, unit_seed(w->x, w->g, w->t, w->i), res);
     cache_space_destroy(space);
     policy_destroy(p);
