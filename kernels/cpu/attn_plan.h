@@ -55,6 +55,12 @@ static inline void attn_place_next(attn_place *at, const attn_job *j) {
     at->any_live |= j->live.on;
 }
 
+static inline float attn_live_fold(live_fold fold, float column, float value) {
+    if (fold == LIVE_REPLACE) return value;
+    if (fold == LIVE_KEEP_MAX) return column > value ? column : value;
+    return column + value;
+}
+
 /* One thread's buffers for blocks of up to n_queries queries. */
 typedef struct attn_decode_buf {
     float *q;          /* [n_queries][head_dim] times scale */

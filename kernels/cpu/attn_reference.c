@@ -86,7 +86,7 @@ static void live_update(const attn_batch *b, const attn_job *j, int row, const d
             if (j->live.group == LIVE_MEAN) v /= j->group;
             seg_item it = item_at(b, &j->seg[i], t);
             float old = page_score(it.l, it.page, it.slot);
-            page_set_score(it.l, it.page, it.slot, j->live.max ? fmaxf(old, (float)v) : old + (float)v);
+            page_set_score(it.l, it.page, it.slot, attn_live_fold(j->live.fold, old, (float)v));
         }
         at += n_seg;
     }

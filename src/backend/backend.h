@@ -52,11 +52,12 @@ typedef struct attn_segment {
 } attn_segment;
 
 typedef enum live_group { LIVE_MEAN, LIVE_MAX, LIVE_SUM } live_group;
-typedef struct live_spec { /* what is added to the f32 score column of every item seen (layouts without the column are left out) */
+typedef enum live_fold { LIVE_ADD, LIVE_KEEP_MAX, LIVE_REPLACE } live_fold; /* column = column + value, the larger of both, value */
+typedef struct live_spec { /* what a row does to the f32 score column of every item it sees (layouts without the column are left out) */
     bool on;
     live_group group; /* over the query heads of the group */
     uint8_t power;    /* 1 or 2, applied to each probability before the group */
-    bool max;         /* column = max(column, value) instead of a sum */
+    live_fold fold;   /* rows in order */
 } live_spec;
 
 /* One (sequence, KV head) with n_rows consecutive queries. */

@@ -51,6 +51,8 @@ int cache_n_tokens(const cache *c);                          /* tokens seen: nex
  * k, v: [n_kv][n_tokens][head_dim] f32 (already rounded); target: [n_kv][n_tokens] tier or KV_DROP; items go in position order.
  * The layer must be empty; tiers with K per channel get whole groups of KV_TOKEN_GROUP. After the last layer: cache_set_n_tokens. */
 MUST err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, const float *v, const uint8_t *target);
+/* Score columns of what cache_fill just put there, from score [n_kv][n_tokens]; layouts without the column are left out. SPMD, no barrier. */
+void cache_fill_scores(cache *c, const par *p, int layer, int n_tokens, const float *score, const uint8_t *target);
 void cache_set_n_tokens(cache *c, int n_tokens);
 
 /* Decode: reserve pages for n more items per (layer, head) in tier 0; then rows may be put by any thread, each (layer, head, row) once;

@@ -151,3 +151,19 @@ err cache_fill(cache *c, const par *p, int layer, int n_tokens, const float *k, 
     }
     return OK;
 }
+
+void cache_fill_scores(cache *c, const par *p, int layer, int n_tokens, const float *score, const uint8_t *target) {
+    ptrdiff_t lo, hi;
+    par_range(p, c->shape.n_kv, &lo, &hi);
+    for (int h = (int)lo; h < hi; h++) {
+        uint32_t next[KV_MAX_TIERS] = {0};
+        size_t at = (size_t)h * (size_t)n_tokens;
+        for (int i = 0; i < n_tokens; i++) {
+            uint8_t t = target[at + (size_t)i];
+            if (t == KV_DROP) continue;
+            const page_layout *l = &c->layout[t];
+            uint32_t item = next[t]++;
+            page_set_score(l, cache_page(c, cache_list(c, layer, h, t), item / l->cap), (int)(item % l->cap), score[at + (size_t)i]);
+        }
+    }
+}

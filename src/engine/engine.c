@@ -174,4 +174,9 @@ const cache *seq_cache(const seq *s) { return s->c; }
 cache_bytes seq_bytes(const seq *s) { return cache_get_bytes(s->c); }
 policy_report seq_policy_report(const seq *s) { return policy_state_report(s->state); }
 double seq_policy_seconds(const seq *s) { return s->policy_seconds; }
-MUST err seq_truncate(seq *s, int n_tokens) { return cache_truncate(s->c, n_tokens); }
+MUST err seq_truncate(seq *s, int n_tokens) {
+    if (policy_get_needs(s->pol)->live.on && n_tokens < cache_n_tokens(s->c))
+        return ERR(ERR_UNSUPPORTED, "tokens after %d cannot be taken back under '%s': their attention is in its live scores; clone the sequence before them",
+                   n_tokens, policy_describe(s->pol));
+    return cache_truncate(s->c, n_tokens);
+}

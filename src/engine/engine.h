@@ -56,6 +56,7 @@ MUST err seq_clone(const seq *s, seq **out);
 MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits);
 /* One token for each of n sequences of the same engine with one weight pass; logits [n][n_vocab]. */
 MUST err engine_step(engine *e, seq **seqs, const int32_t *ids, int n, float *logits);
+/* Takes back rows appended since the last decision; ERR_UNSUPPORTED for policies whose scores are live. */
 MUST err seq_truncate(seq *s, int n_tokens);
 
 int seq_n_tokens(const seq *s);

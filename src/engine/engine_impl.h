@@ -24,7 +24,7 @@ struct engine {
     /* rows buffers: [rows][...] of one pass */
     scratch x, norm, q, q_slot, q_rotated, q_slot_rotated, k, v, attn, attn_rotated, gate, up, act, ids_pos, groups;
     /* prefill: K and V of one layer by head, query tail, signals, targets */
-    scratch kh, vh, q_tail, lse, op, signals, target;
+    scratch kh, vh, q_tail, lse, op, signals, target, live;
     /* signals: sums of query moments, a matrix per head, statistics of a layer, scratch of their ops */
     scratch moment_sums, matrix, stats, signal_op;
     scratch probe_k, probe_v, probe_o, probe_lse, probe_rope;
@@ -90,11 +90,12 @@ typedef struct finish {
 } finish;
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers);
 MUST err finish_layer(const par *p, finish *f, int layer);
-const uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot); /* of a sliding layer: [n_kv][n_tokens] */
+uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot); /* of a sliding layer: [n_kv][n_tokens] */
 
 /* The two halves that sequence-scope policies need apart. */
 void finish_signals(const par *p, finish *f, int layer, int layer_slot);
 policy_layer finish_policy_layer(finish *f, int layer, int layer_slot);
+MUST err finish_fill(const par *p, const finish *f, int layer, const policy_layer *l);
 
 /* Statistics of the whole prompt (statistics.c). */
 typedef struct statistics {

@@ -9,7 +9,9 @@ static size_t signal_floats(const engine *e, int n_tokens) { return (size_t)e->m
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers) {
     const policy_needs *need = policy_get_needs(pol);
     TRY(scratch_need(&e->signals, MEM_POLICY, sizeof(float) * signal_floats(e, n_tokens) * (size_t)need->n_signals * (size_t)n_layers));
-    TRY(scratch_need(&e->target, MEM_POLICY, (size_t)e->m->p.n_kv * (size_t)n_tokens * (size_t)n_layers));
+    size_t n_items = (size_t)e->m->p.n_kv * (size_t)n_tokens * (size_t)n_layers;
+    TRY(scratch_need(&e->target, MEM_POLICY, n_items));
+    if (need->score_column) TRY(scratch_need(&e->live, MEM_POLICY, sizeof(float) * n_items));
     return signals_reserve(e, need, n_tokens);
 }
 
@@ -32,12 +34,24 @@ policy_layer finish_policy_layer(finish *f, int layer, int layer_slot) {
     const engine *e = f->s->e;
     policy_layer l = {.layer = model_global_index(&e->m->p, layer), .n = f->n_tokens};
     for (int i = 0; i < need->n_signals; i++) l.signal[i] = signal_at(f, layer_slot, i);
-    l.target = (uint8_t *)e->target.p + (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)layer_slot;
+    size_t at = (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)layer_slot;
+    l.target = (uint8_t *)e->target.p + at;
+    if (need->score_column) l.live = (float *)e->live.p + at;
     return l;
 }
 
+/* Survivors into their tiers, and the scores that decode goes on from beside them. */
+MUST err finish_fill(const par *p, const finish *f, int layer, const policy_layer *l) {
+    TRY(cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, l->target));
+    if (l->live) {
+        cache_fill_scores(f->s->c, p, layer, f->n_tokens, l->live, l->target);
+        par_barrier(p);
+    }
+    return OK;
+}
+
 /* The next token sees itself and window - 1 tokens before it; older ones are freed whatever the policy. */
-const uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot) {
+uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot) {
     const engine *e = f->s->e;
     uint8_t *target = (uint8_t *)e->target.p + (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)slot;
     int n = f->n_tokens, hidden = n - (e->m->layers[layer].window - 1);
@@ -60,5 +74,5 @@ MUST err finish_layer(const par *p, finish *f, int layer) {
     }
     par_barrier(p);
     if (f->e != OK) return f->e;
-    return cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, l.target);
+    return finish_fill(p, f, layer, &l);
 }

@@ -246,9 +246,10 @@ static void fork_fill_body(const par *p, void *arg) {
     for (int i = 0; i < m->p.n_layers; i++) {
         int slot = model_global_index(&m->p, i);
         fork_load(p, a, i);
-        const uint8_t *target = m->layers[i].window ? finish_window_target(p, &a->fin, i, m->p.n_layers - 1) /* no global layer's */
-                                                    : finish_policy_layer(&a->fin, i, slot).target;
-        err r = cache_fill(a->s->c, p, i, a->fin.n_tokens, a->fin.k, a->fin.v, target);
+        policy_layer y = {0};
+        if (m->layers[i].window) y.target = finish_window_target(p, &a->fin, i, m->p.n_layers - 1); /* no global layer's */
+        else y = finish_policy_layer(&a->fin, i, slot);
+        err r = finish_fill(p, &a->fin, i, &y);
         if (r != OK) {
             if (p->ith == 0) a->e_out = r;
             return;

@@ -75,7 +75,7 @@ static double table_bytes(int n_items, int cap) {
 /* Heads of unequal quotas hold, on average, up to this much more than heads of the mean quota: each may round one more item into
  * the dearer of the tiers that its unprotected items go to, and begin one more page (and its spare entry) per tier. */
 static double unequal_bytes(const struct policy *p, int n_rest) {
-    const stage_use *tier = &p->use[STAGE_TIER];
+    const stage_use *tier = policy_placer(p);
     int rest[KV_MAX_TIERS] = {0};
     double least = 0, most = 0;
     tier->st->count(tier->conf, 0, 0, n_rest, rest);
@@ -91,7 +91,7 @@ double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
     protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
     int n_rest = kept - n_sink - n_recent;
-    const stage_use *tier = &p->use[STAGE_TIER];
+    const stage_use *tier = policy_placer(p);
     tier->st->count(tier->conf, n_sink, n_recent, n_rest < 0 ? 0 : n_rest, per_tier);
     for (int t = 1; t < p->needs.n_tiers; t++) { /* what fills no whole group stays hot */
         int left = per_tier[t] % kv_format_item_group(p->needs.tiers[t]);

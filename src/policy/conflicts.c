@@ -3,7 +3,22 @@
 
 static const node *place(const policy_parts *at, const node *first) { return first ? first : at->root; }
 
+/* A fused `decide` instead of quota, select and tier. */
+static err check_decide(const policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st, *decide = p->use[STAGE_DECIDE].st;
+    const node *here = at->stage[STAGE_DECIDE];
+    char limit[64];
+    budget_describe(&p->budget, limit, sizeof limit);
+    if (decide->budgeted && !p->budget.unit) return NODE_ERR(here, "decide %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", decide->name);
+    if (p->budget.unit && !decide->budgeted)
+        return NODE_ERR(place(at, at->budget), "%s cannot be met: decide %s says itself how much stays", limit, decide->name);
+    if (decide->ranks && !score) return NODE_ERR(here, "decide %s reads scores, but there is no score stage", decide->name);
+    if (score && !decide->ranks) return NODE_ERR(at->stage[STAGE_SCORE], "score %s has no reader: decide %s reads none", score->name, decide->name);
+    return OK;
+}
+
 static err check_budget(const policy *p, const policy_parts *at) {
+    if (p->use[STAGE_DECIDE].st) return check_decide(p, at);
     const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st, *sel = p->use[STAGE_SELECT].st;
     const stage *tier = p->use[STAGE_TIER].st;
     char limit[64];
@@ -34,11 +49,12 @@ static err check_budget(const policy *p, const policy_parts *at) {
 static err check_prompt_only(const policy *p, const policy_parts *at) {
     for (int k = 0; k < STAGE_N_KINDS; k++) {
         const stage *st = p->use[k].st;
-        if (!st || st->live || p->trigger.prefill) continue;
+        if (!st || policy_stage_live(p, (stage_kind)k) || p->trigger.prefill) continue;
         return NODE_ERR(place(at, at->trigger), "trigger prefill: false contradicts %s %s, which is decided from the prompt",
                         stage_kind_name((stage_kind)k), st->name);
     }
     const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st;
+    if (p->use[STAGE_DECIDE].st) return OK;
     if (p->decode_drops && !quota->live)
         return NODE_ERR(place(at, at->trigger),
                         "quota %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and "
@@ -57,41 +73,45 @@ static err check_prompt_only(const policy *p, const policy_parts *at) {
 }
 
 static err check_trigger(const policy *p, const policy_parts *at) {
-    const stage *score = p->use[STAGE_SCORE].st, *sel = p->use[STAGE_SELECT].st, *tier = p->use[STAGE_TIER].st;
+    const stage *score = p->use[STAGE_SCORE].st, *sel = policy_dropper(p), *tier = policy_placer(p)->st;
+    bool drops = policy_drops(p);
+    const char *dropper = stage_kind_name(sel->kind), *placer = stage_kind_name(tier->kind);
     int n = p->trigger.slack ? p->trigger.slack : p->trigger.every;
     const char *key = p->trigger.slack ? "slack" : "every";
     if (n && !p->decode_drops && !p->decode_moves)
         return NODE_ERR(place(at, at->trigger),
-                        "trigger %s: %d has nothing to decide: %s %s drops nothing in decode and tier %s moves nothing", key, n,
-                        score && sel->budgeted ? "score" : "select", score && sel->budgeted ? score->name : sel->name,
-                        tier->name);
-    if (!p->trigger.prefill && !n && (sel->budgeted || p->needs.n_tiers > 1))
-        return NODE_ERR(place(at, at->trigger), "trigger prefill: false without slack or every: select %s and tier %s never run",
-                        sel->name, tier->name);
+                        "trigger %s: %d has nothing to decide: %s %s drops nothing in decode and %s %s moves nothing", key, n,
+                        score && drops ? "score" : dropper, score && drops ? score->name : sel->name, placer, tier->name);
+    if (!p->trigger.prefill && !n && (drops || p->needs.n_tiers > 1))
+        return NODE_ERR(place(at, at->trigger), "trigger prefill: false without slack or every: %s %s and %s %s never run",
+                        dropper, sel->name, placer, tier->name);
     if (p->budget.decode_given && !p->decode_drops)
-        return NODE_ERR(place(at, at->budget), "budget decode: %s has no effect: %s%s drops nothing in decode%s",
-                        p->budget.proportional ? "proportional" : "fixed", score ? "score " : "select ",
+        return NODE_ERR(place(at, at->budget), "budget decode: %s has no effect: %s %s drops nothing in decode%s",
+                        p->budget.proportional ? "proportional" : "fixed", score ? "score" : dropper,
                         score ? score->name : sel->name, n ? "" : " without trigger slack or every");
+    if (p->needs.live.on && !p->decode_drops)
+        return NODE_ERR(at->stage[STAGE_SCORE], "score %s is live, but %s %s drops nothing in decode%s: without a reader in decode leave "
+                        "`live` out", score->name, dropper, sel->name, n ? "" : " without trigger slack or every");
     return OK;
 }
 
 static err check_positions(const policy *p, const policy_parts *at) {
     const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st;
     if (!p->slot_positions) return OK;
-    if (!score || !p->use[STAGE_SELECT].st->budgeted)
-        return NODE_ERR(at->positions, "positions: slot has no effect: select %s keeps every item",
-                        p->use[STAGE_SELECT].st->name);
+    if (!score || !policy_drops(p))
+        return NODE_ERR(at->positions, "positions: slot has no effect: %s %s keeps every item", stage_kind_name(policy_dropper(p)->kind),
+                        policy_dropper(p)->name);
     if (!score->no_holes)
         return NODE_ERR(at->positions, "positions: slot needs one run of tokens behind the sinks, but score %s leaves holes",
                         score->name);
-    if (!quota->live)
+    if (quota->ranks || !quota->live)
         return NODE_ERR(at->positions, "positions: slot needs equal heads, but quota %s gives each its own budget",
                         quota->name);
     return OK;
 }
 
 static err check_protect(const policy *p, const policy_parts *at) {
-    bool drops = p->use[STAGE_SELECT].st->budgeted;
+    bool drops = policy_drops(p);
     if (p->protect.recent && !drops && p->needs.n_tiers == 1)
         return NODE_ERR(at->protect,
                         "protect recent: %d has no effect: select %s keeps every item and there is one tier, %s; list a hot tier "
@@ -104,7 +124,7 @@ static err check_protect(const policy *p, const policy_parts *at) {
 
 /* Tiers with K per channel take and lose whole groups, which only the uniform stage can promise. */
 static err check_item_groups(const policy *p, const policy_parts *at) {
-    const stage *tier = p->use[STAGE_TIER].st;
+    const stage *tier = policy_placer(p)->st;
     for (int t = 0; t < p->needs.n_tiers; t++) {
         if (!p->needs.tiers[t].k_channels) continue;
         if (t == 0 || !kv_format_is_float(p->needs.tiers[0]))
@@ -112,22 +132,24 @@ static err check_item_groups(const policy *p, const policy_parts *at) {
                             "tier %s quantises keys over groups of %d tokens and needs a hot tier before it, f16 or f32, that holds the tail",
                             p->tier_names[t], KV_TOKEN_GROUP);
         if (tier != stage_find(STAGE_TIER, "uniform"))
-            return NODE_ERR(place(at, at->stage[STAGE_TIER]), "tier %s cannot fill whole groups of %d tokens of %s: use tier uniform",
-                            tier->name, KV_TOKEN_GROUP, p->tier_names[t]);
+            return NODE_ERR(place(at, at->stage[tier->kind]), "%s %s cannot fill whole groups of %d tokens of %s: use tier uniform",
+                            stage_kind_name(tier->kind), tier->name, KV_TOKEN_GROUP, p->tier_names[t]);
         if (p->decode_drops)
             return NODE_ERR(place(at, at->trigger),
-                            "score %s drops single tokens in decode, but %s holds groups of %d: remove trigger slack and every, or use another tier",
-                            p->use[STAGE_SCORE].st->name, p->tier_names[t], KV_TOKEN_GROUP);
+                            "%s %s drops single tokens in decode, but %s holds groups of %d: remove trigger slack and every, or use another tier",
+                            p->use[STAGE_SCORE].st ? "score" : stage_kind_name(policy_dropper(p)->kind),
+                            p->use[STAGE_SCORE].st ? p->use[STAGE_SCORE].st->name : policy_dropper(p)->name, p->tier_names[t], KV_TOKEN_GROUP);
     }
     return OK;
 }
 
 static err check_tiers(policy *p, const policy_parts *at) {
-    const stage_use *u = &p->use[STAGE_TIER];
+    const stage_use *u = policy_placer(p);
+    const char *kind = stage_kind_name(u->st->kind);
     unsigned used = u->st->tiers_used(u->conf) | 1u;
     for (int t = 0; t < p->needs.n_tiers; t++)
         if (!(used >> t & 1))
-            return NODE_ERR(at->tiers, "tiers lists %s, but tier %s sends nothing there", p->tier_names[t], u->st->name);
+            return NODE_ERR(at->tiers, "tiers lists %s, but %s %s sends nothing there", p->tier_names[t], kind, u->st->name);
     if (!p->trigger.slack && !p->trigger.every) return OK;
     uint8_t pairs[STAGE_MAX_MOVES][2];
     int n = u->st->moves(u->conf, pairs);
@@ -135,18 +157,19 @@ static err check_tiers(policy *p, const policy_parts *at) {
         int from = pairs[i][0], to = pairs[i][1];
         if (from == to) continue;
         if (!kv_format_can_move(p->needs.tiers[from], p->needs.tiers[to]))
-            return NODE_ERR(place(at, at->stage[STAGE_TIER]),
-                            "tier %s would move items from %s to %s in decode, but items only move to tiers with no more bits "
-                            "on either side and the same groups, quantiser and rotation", u->st->name, p->tier_names[from], p->tier_names[to]);
+            return NODE_ERR(place(at, at->stage[u->st->kind]),
+                            "%s %s would move items from %s to %s in decode, but items only move to tiers with no more bits "
+                            "on either side and the same groups, quantiser and rotation", kind, u->st->name, p->tier_names[from], p->tier_names[to]);
         p->decode_moves = true;
     }
     return OK;
 }
 
 err policy_check_parts(policy *p, const policy_parts *at) {
-    const stage *score = p->use[STAGE_SCORE].st;
+    const stage *score = p->use[STAGE_SCORE].st, *decide = p->use[STAGE_DECIDE].st;
     TRY(check_budget(p, at));
-    p->decode_drops = p->use[STAGE_SELECT].st->budgeted && score->live && (p->trigger.slack || p->trigger.every);
+    bool known = (!score || policy_stage_live(p, STAGE_SCORE)) && (!decide || decide->live);
+    p->decode_drops = policy_drops(p) && known && (p->trigger.slack || p->trigger.every);
     TRY(check_item_groups(p, at));
     TRY(check_tiers(p, at));
     TRY(check_prompt_only(p, at));

@@ -120,7 +120,22 @@ static err parse_stage(policy *p, const policy_parts *at, stage_kind kind, const
     return u->st->parse(p, n ? n : at->root, map, u->conf);
 }
 
+/* `decide` stands for quota, select and tier, of which none may be written then. */
+static err parse_decide(policy *p, const policy_parts *at) {
+    TRY(parse_stage(p, at, STAGE_SCORE, NULL));
+    TRY(parse_stage(p, at, STAGE_DECIDE, NULL));
+    for (int k = STAGE_QUOTA; k <= STAGE_TIER; k++)
+        if (node_type(at->stage[k]) != NODE_NULL)
+            return NODE_ERR(at->stage[k], "%s is written, but decide %s takes its place: leave one of them out",
+                            stage_kind_name((stage_kind)k), p->use[STAGE_DECIDE].st->name);
+    p->use[STAGE_QUOTA].st = stage_find(STAGE_QUOTA, "none");
+    p->use[STAGE_SELECT].st = stage_find(STAGE_SELECT, "all");
+    p->use[STAGE_TIER].st = stage_find(STAGE_TIER, "uniform");
+    return OK;
+}
+
 static err parse_stages(policy *p, const policy_parts *at) {
+    if (node_type(at->stage[STAGE_DECIDE]) != NODE_NULL) return parse_decide(p, at);
     TRY(parse_stage(p, at, STAGE_SCORE, NULL));
     TRY(parse_stage(p, at, STAGE_QUOTA, p->budget.unit ? "fixed" : "none"));
     TRY(parse_stage(p, at, STAGE_SELECT, p->use[STAGE_QUOTA].st->budgeted ? "top_k" : "all"));
@@ -141,7 +156,8 @@ static void describe(policy *p) {
     char text[640] = "", part[256];
     for (int k = 0; k < STAGE_N_KINDS; k++) {
         const stage_use *u = &p->use[k];
-        if (!u->st || (k == STAGE_QUOTA && !u->st->budgeted)) continue;
+        bool stands_in = p->use[STAGE_DECIDE].st && k >= STAGE_QUOTA && k <= STAGE_TIER;
+        if (!u->st || stands_in || (k == STAGE_QUOTA && !u->st->budgeted)) continue;
         char params[160] = "";
         if (u->st->describe) u->st->describe(p, u->conf, params, sizeof params);
         snprintf(part, sizeof part, "%s %s%s%s%s", stage_kind_name((stage_kind)k), u->st->name, *params ? " (" : "", params,
@@ -173,7 +189,7 @@ static void describe(policy *p) {
 static err build(policy *p, const node *conf) {
     policy_parts at = {.root = conf};
     if (node_type(conf) != NODE_NULL && node_type(conf) != NODE_MAP)
-        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, score, quota, select and tier");
+        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, score, quota, select, tier and decide");
     if (conf && node_type(conf) == NODE_MAP) {
         const char *const about[] = {"origin", "summary", "preset"}; /* belong to preset files and the runner */
         for (size_t i = 0; i < sizeof about / sizeof *about; i++) (void)node_get(conf, about[i]);
@@ -193,6 +209,7 @@ static err build(policy *p, const node *conf) {
     TRY(budget_parse(at.budget, &p->budget));
     TRY(parse_stages(p, &at));
     TRY(policy_check_parts(p, &at));
+    p->needs.score_column = p->needs.live.on;
     p->needs.pos_column = p->decode_drops || p->decode_moves || p->slot_positions;
     p->needs.slot_sinks = p->slot_positions ? p->protect.sink : 0;
     describe(p);
@@ -223,8 +240,8 @@ const policy_needs *policy_get_needs(const policy *p) { return &p->needs; }
 const char *policy_describe(const policy *p) { return p->text; }
 
 bool policy_is_full(const policy *p) {
-    const stage_use *tier = &p->use[STAGE_TIER];
-    return !p->use[STAGE_SELECT].st->budgeted && tier->st->tiers_used(tier->conf) == 1u;
+    const stage_use *tier = policy_placer(p);
+    return !policy_drops(p) && tier->st->tiers_used(tier->conf) == 1u;
 }
 
 err policy_bind(policy *p, const page_layout *layouts) {

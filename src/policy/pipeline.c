@@ -1,4 +1,4 @@
-/* The walk score -> quota -> select -> tier, at prefill over a layer's heads and in decode over one head at a time. */
+/* The walk score -> quota -> select -> tier, or score -> decide, layer by layer or, under sequence scope, over all of them at once. */
 #include <string.h>
 #include "base/mem.h"
 #include "policy/plugin.h"
@@ -26,22 +26,42 @@ static void score_layer(const policy *p, const decision *d) {
     if (p->use[STAGE_SCORE].st) p->use[STAGE_SCORE].st->score(p->use[STAGE_SCORE].conf, d);
 }
 
+static void allot(const policy *p, const decision *d) {
+    const stage_use *u = &p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_QUOTA];
+    if (u->st->kind == STAGE_DECIDE) u->st->decide(u->conf, d);
+    else u->st->allot(u->conf, d);
+}
+
 static void place_layer(const policy *p, const decision *d) {
     const stage_use *u = p->use;
-    u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
-    for (int k = 0; k < d->n_heads; k++) {
-        head_items *h = &d->heads[k];
-        for (int i = 0; i < h->n; i++)
-            if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
+    if (!u[STAGE_DECIDE].st) {
+        u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
+        for (int k = 0; k < d->n_heads; k++) {
+            head_items *h = &d->heads[k];
+            for (int i = 0; i < h->n; i++)
+                if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
+        }
+        u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
     }
-    u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
     for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
 }
 
-static void decide(const policy *p, const decision *d) {
-    score_layer(p, d);
-    p->use[STAGE_QUOTA].st->allot(p->use[STAGE_QUOTA].conf, d);
-    place_layer(p, d);
+/* Scores, shares and places the items of `layers` layers of n_kv heads each; signals are those of `from`, NULL in decode. */
+static void decide(const policy *p, const decision *all, int n_layers, const policy_layer *from) {
+    int n_kv = p->shape.n_kv;
+    bool together = p->needs.scope == SCOPE_SEQUENCE;
+    decision d = *all;
+    d.n_heads = n_kv;
+    for (int pass = 0; pass < (together ? 2 : 1); pass++) {
+        for (int l = 0; l < n_layers; l++) {
+            d.heads = all->heads + l * n_kv;
+            d.signal = from ? from[l].signal : NULL;
+            if (pass == 0) score_layer(p, &d);
+            if (!together) allot(p, &d);
+            if (!together || pass == 1) place_layer(p, &d);
+        }
+        if (together && pass == 0) allot(p, all);
+    }
 }
 
 static err check_bound(const policy *p) {
@@ -60,90 +80,67 @@ static int count_kept(const head_items *h) {
     return n;
 }
 
-static int fullest(const head_items *heads, int n_heads) {
-    int most = 0;
-    for (int k = 0; k < n_heads; k++) {
-        int left = count_kept(&heads[k]);
-        most = left > most ? left : most;
-    }
-    return most;
+/* What heads hold after a decision, on average: quotas that differ from head to head keep their sum. */
+static int mean_kept(const head_items *heads, int n_heads) {
+    int64_t sum = 0;
+    for (int k = 0; k < n_heads; k++) sum += count_kept(&heads[k]);
+    return n_heads ? (int)(sum / n_heads) : 0;
 }
 
-/* One layer; returns the number of items in its fullest head. */
-static int prefill_layer(const policy *p, policy_state *s, policy_layer *l, int kept) {
-    head_items heads[POLICY_MAX_KV_HEADS];
-    size_t n = (size_t)l->n;
-    for (int k = 0; k < p->shape.n_kv; k++)
-        heads[k] = (head_items){.layer = l->layer, .head = k, .n = l->n, .pos = s->pos, .score = s->score + k * n,
-                                .flags = s->flags + k * n, .target = l->target + k * n};
-    decision d = {.p = p, .seed = s->seed, .n_tokens = l->n, .kept = kept, .signal = l->signal, .heads = heads,
-                  .n_heads = p->shape.n_kv, .keys = s->keys, .tmp = s->tmp};
-    decide(p, &d);
-    return fullest(heads, p->shape.n_kv);
-}
-
-/* All layers: scores of each, one allotment, then who stays in each. */
-static err prefill_sequence(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
-    int n_kv = p->shape.n_kv, n = layers[0].n, n_heads = n_layers * n_kv;
-    if (n_layers != p->shape.n_layers)
-        return ERR(ERR_UNSUPPORTED, "policy: quota %s ranks all %d layers together, %d were given", p->use[STAGE_QUOTA].st->name,
-                   p->shape.n_layers, n_layers);
-    TRY(state_reserve(s, n_heads, n));
-    TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *s->heads, &s->heads, &s->heads_cap));
-    int kept = budget_kept(p, n, n, &s->report.budget_clamped);
-    decision d = {.p = p, .seed = s->seed, .n_tokens = n, .kept = kept, .n_heads = n_kv, .keys = s->keys, .tmp = s->tmp};
-    for (int l = 0; l < n_layers; l++) {
+/* Items of n_layers layers at prefill: scratch of the state, entry by entry. */
+static void prompt_heads(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
+    int n_kv = p->shape.n_kv, n = layers[0].n;
+    for (int l = 0; l < n_layers; l++)
         for (int k = 0; k < n_kv; k++) {
-            size_t at = (size_t)(l * n_kv + k) * (size_t)n;
+            size_t at = (size_t)(l * n_kv + k) * (size_t)n, own = (size_t)k * (size_t)n;
             s->heads[l * n_kv + k] = (head_items){.layer = layers[l].layer, .head = k, .n = n, .pos = s->pos, .score = s->score + at,
-                                                  .flags = s->flags + at, .target = layers[l].target + (size_t)k * (size_t)n};
+                                                  .live = layers[l].live ? layers[l].live + own : NULL, .flags = s->flags + at,
+                                                  .target = layers[l].target + own};
         }
-        d.heads = s->heads + l * n_kv;
-        d.signal = layers[l].signal;
-        score_layer(p, &d);
+}
+
+/* Layers that are decided together: one, or all under sequence scope. Returns the mean number of items a head keeps. */
+static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers, int n_layers, int *left) {
+    int n = layers[0].n, n_heads = n_layers * p->shape.n_kv;
+    TRY(state_reserve(s, n_heads, (size_t)n_heads * (size_t)n, n));
+    TRY(state_reserve_positions(s, n));
+    prompt_heads(p, s, layers, n_layers);
+    decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .heads = s->heads, .n_heads = n_heads, .keys = s->keys,
+                  .tmp = s->tmp};
+    if (p->trigger.prefill) {
+        d.kept = budget_kept(p, n, n, &s->report.budget_clamped);
+        decide(p, &d, n_layers, layers);
+        *left = mean_kept(s->heads, n_heads);
+        return OK;
     }
-    decision all = d;
-    all.heads = s->heads;
-    all.n_heads = n_heads;
-    all.signal = NULL;
-    p->use[STAGE_QUOTA].st->allot(p->use[STAGE_QUOTA].conf, &all);
     for (int l = 0; l < n_layers; l++) {
-        d.heads = s->heads + l * n_kv;
+        d.heads = s->heads + l * p->shape.n_kv;
+        d.n_heads = p->shape.n_kv;
         d.signal = layers[l].signal;
-        place_layer(p, &d);
+        if (p->needs.live.on) score_layer(p, &d); /* fills the columns that decode goes on from */
+        memset(layers[l].target, 0, (size_t)p->shape.n_kv * (size_t)n);
     }
-    TRY(plugins_status(p));
-    s->report.n_decisions++;
-    state_decided(s, n, fullest(s->heads, n_heads), first_unplaced(p, n));
+    *left = n;
     return OK;
 }
 
 err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
     TRY(check_bound(p));
-    if (p->needs.scope == SCOPE_SEQUENCE && p->trigger.prefill) {
-        if (layers[0].n < 1) return ERR(ERR_UNSUPPORTED, "policy: a prompt has at least one token, this one %d", layers[0].n);
-        s->n_prompt = layers[0].n;
-        TRY(state_reserve_positions(s, layers[0].n));
-        return prefill_sequence(p, s, layers, n_layers);
-    }
-    for (int i = 0; i < n_layers; i++) {
+    bool together = p->needs.scope == SCOPE_SEQUENCE;
+    if (together && n_layers != p->shape.n_layers)
+        return ERR(ERR_UNSUPPORTED, "policy: %s %s ranks all %d layers together, %d were given", stage_kind_name(p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_QUOTA),
+                   p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_QUOTA].st->name, p->shape.n_layers, n_layers);
+    for (int i = 0; i < n_layers; i += together ? n_layers : 1) {
         policy_layer *l = &layers[i];
-        bool first = l->layer == 0;
+        int left;
         if (l->n < 1) return ERR(ERR_UNSUPPORTED, "policy: a prompt has at least one token, this one %d", l->n);
         s->n_prompt = l->n;
-        if (!p->trigger.prefill) {
-            memset(l->target, 0, (size_t)p->shape.n_kv * (size_t)l->n);
-            state_decided(s, l->n, l->n, 0);
-            continue;
-        }
-        TRY(state_reserve(s, p->shape.n_kv, l->n));
-        TRY(state_reserve_positions(s, l->n));
-        int kept = budget_kept(p, l->n, l->n, &s->report.budget_clamped);
-        int left = prefill_layer(p, s, l, kept);
+        TRY(prefill_layers(p, s, l, together ? n_layers : 1, &left));
         TRY(plugins_status(p));
-        if (!first && s->kept > left) left = s->kept;
-        s->report.n_decisions += first;
-        if (l->layer == p->shape.n_layers - 1) state_decided(s, l->n, left, first_unplaced(p, l->n));
+        bool first = l->layer == 0, last = together || l->layer == p->shape.n_layers - 1;
+        if (!together && !first && s->kept > left) left = s->kept; /* the fullest layer */
+        s->report.n_decisions += first && p->trigger.prefill;
+        if (last) state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
         else s->kept = left;
     }
     return OK;
@@ -157,31 +154,49 @@ static void keep_tiers_falling(const policy *p, const head_items *h) {
     }
 }
 
+/* What the prompt's score chose stays; only tiers change. */
+static void move_only(const policy *p, const decision *d) {
+    for (int k = 0; k < d->n_heads; k++) {
+        head_items *h = &d->heads[k];
+        protect_flags(&p->protect, d->n_tokens, h);
+        for (int i = 0; i < h->n; i++) h->flags[i] |= ITEM_IMPORTANT;
+        memset(h->target, 0, (size_t)h->n);
+        if (!p->decode_moves) memcpy(h->target, h->tier_now, (size_t)h->n);
+    }
+    if (p->decode_moves) p->use[STAGE_TIER].st->assign(p->use[STAGE_TIER].conf, d);
+    for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
+}
+
+/* Heads first .. first + n_heads - 1 of the columns into the state's heads. */
+static err column_heads(const policy *p, policy_state *s, const policy_columns *cols, int n_heads, int n_tokens) {
+    size_t n_items = 0;
+    for (int k = 0; k < n_heads; k++) n_items += (size_t)cols[k].n;
+    TRY(state_reserve(s, n_heads, n_items, n_tokens));
+    size_t at = 0;
+    for (int k = 0; k < n_heads; k++) {
+        const policy_columns *c = &cols[k];
+        s->heads[k] = (head_items){.layer = c->layer, .head = c->head, .n = c->n, .pos = c->pos, .tier_now = c->tier, .score = s->score + at,
+                                   .live = p->needs.live.on ? c->score : NULL, .flags = s->flags + at, .target = c->target};
+        at += (size_t)c->n;
+    }
+    return OK;
+}
+
 err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols) {
     TRY(check_bound(p));
-    int kept = n_tokens, most = 0, n_cols = p->shape.n_layers * p->shape.n_kv;
+    int kept = n_tokens, most = 0, n_kv = p->shape.n_kv, per_decision = p->needs.scope == SCOPE_SEQUENCE ? p->shape.n_layers : 1;
     bool clamped = false;
     if (p->decode_drops) kept = budget_kept(p, s->n_prompt, n_tokens, &clamped);
     s->report.budget_clamped |= clamped;
-    for (int c = 0; c < n_cols; c++) {
-        policy_columns *col = &cols[c];
-        TRY(state_reserve(s, 1, col->n));
-        head_items h = {.layer = col->layer, .head = col->head, .n = col->n, .pos = col->pos, .tier_now = col->tier,
-                        .score = s->score, .flags = s->flags, .target = col->target};
-        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .kept = kept, .first_new = s->first_new,
-                      .heads = &h, .n_heads = 1, .keys = s->keys, .tmp = s->tmp};
-        if (p->decode_drops) {
-            decide(p, &d);
-        } else { /* what the prompt's score chose stays; only tiers change */
-            protect_flags(&p->protect, n_tokens, &h);
-            for (int i = 0; i < h.n; i++) h.flags[i] |= ITEM_IMPORTANT;
-            memset(h.target, 0, (size_t)h.n);
-            if (p->decode_moves) p->use[STAGE_TIER].st->assign(p->use[STAGE_TIER].conf, &d);
-            else memcpy(h.target, h.tier_now, (size_t)h.n);
-            keep_groups_whole(p, &h);
-        }
-        keep_tiers_falling(p, &h);
-        int left = count_kept(&h);
+    for (int l = 0; l < p->shape.n_layers; l += per_decision) {
+        int n_heads = per_decision * n_kv;
+        TRY(column_heads(p, s, cols + l * n_kv, n_heads, n_tokens));
+        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .kept = kept, .first_new = s->first_new,
+                      .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp};
+        if (p->decode_drops) decide(p, &d, per_decision, NULL);
+        else move_only(p, &d);
+        for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
+        int left = mean_kept(s->heads, n_heads);
         most = left > most ? left : most;
     }
     TRY(plugins_status(p));

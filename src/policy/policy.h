@@ -46,7 +46,7 @@ typedef struct policy_needs {
     signal_request signals[POLICY_MAX_SIGNALS];
     int n_signals;
     bool pos_column, score_column; /* in pages, while decoding */
-    live_spec live;
+    live_spec live;                /* what attention adds to the score columns at each step; score_column says if it is on */
     int slot_sinks;                /* > 0: slot positions (StreamingLLM): leading sinks take the ATTN_SLOT query */
     int n_tiers;
     kv_format tiers[KV_MAX_TIERS]; /* tier 0 is the hot one */
@@ -78,6 +78,7 @@ typedef struct policy_layer {
     int layer, n;
     const float *signal[POLICY_MAX_SIGNALS]; /* in the order of policy_needs.signals, shaped as signal_kind says */
     uint8_t *target;                         /* out [n_kv][n]: tier or KV_DROP */
+    float *live;                             /* out [n_kv][n]: what the score column starts from; NULL without score_column */
 } policy_layer;
 /* Head and layer scope: called once per layer, in order, n_layers = 1; sequence scope: once with all layers. */
 MUST err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n_layers);
@@ -89,7 +90,7 @@ typedef struct policy_columns { /* one (layer, KV head), in cache column order *
     int layer, head, n;
     const uint32_t *pos;
     const uint8_t *tier;
-    const float *score; /* live column or zeros */
+    float *score;       /* live column or zeros; the policy may overwrite its copy */
     uint8_t *target;    /* out [n] */
 } policy_columns;
 /* Called with all (layer, head) pairs, layer-major: cols[layer * n_kv + head]. */

@@ -19,7 +19,7 @@ static const stage *const stages[] = {
 enum { N_STAGES = sizeof stages / sizeof *stages };
 
 const char *stage_kind_name(stage_kind k) {
-    static const char *const names[] = {"score", "quota", "select", "tier"};
+    static const char *const names[] = {"score", "quota", "select", "tier", "decide"};
     return names[k];
 }
 

@@ -1,11 +1,21 @@
 /* Inside of a policy: what its stages see, and the row each of them is in the registry.
  *
- * A decision walks score -> quota -> select -> tier over the items of one layer (prefill) or one head (decode):
+ * A decision walks score -> quota -> select -> tier, or score -> decide, over the items of one layer at a time:
  *
- *   score   fills head_items.score, may mark items ITEM_FORCED; always one layer at a time
+ *   score   fills head_items.score, may mark items ITEM_FORCED
  *   quota   fills head_items.quota: items that may stay, protected and forced ones included; sequence scope: all layers at once
  *   select  fills head_items.target with 0 (stays) or KV_DROP, may mark roles
  *   tier    replaces the 0 of those that stay by their tier
+ *   decide  takes the place of quota, select and tier: from head_items.tier_now (NULL at prefill) to a tier or KV_DROP in
+ *           head_items.target; sequence scope: all layers at once
+ *
+ * At prefill heads of a layer hold the same items at positions 0 .. n - 1. In decode each head holds items of its own, in any order, and
+ * there are no signals: what a score knows then is position, tier and head_items.live.
+ *
+ * Live scores: a score stage that sets policy_needs.live in its `parse` gets an f32 column beside each item. At prefill it fills
+ * head_items.live with what the column starts from; every step, attention folds in what the item received (live_spec); a decision
+ * finds the column, of that and all earlier steps, in head_items.live. It moves with its item through tiers; an appended item
+ * starts at 0 and has its own row's attention when the next decision comes.
  *
  * Stages are pure: the same items give the same answer, whatever was decided before. */
 #ifndef KVLAB_POLICY_STAGE_H
@@ -15,7 +25,7 @@
 #include "policy/policy.h"
 #include "policy/trigger.h"
 
-typedef enum stage_kind { STAGE_SCORE, STAGE_QUOTA, STAGE_SELECT, STAGE_TIER, STAGE_N_KINDS } stage_kind;
+typedef enum stage_kind { STAGE_SCORE, STAGE_QUOTA, STAGE_SELECT, STAGE_TIER, STAGE_DECIDE, STAGE_N_KINDS } stage_kind;
 
 /* Roles of an item, passed along the stages. */
 enum {
@@ -33,6 +43,7 @@ typedef struct head_items {
     const uint32_t *pos;     /* [n] absolute positions */
     const uint8_t *tier_now; /* [n]; NULL at prefill, where nothing is stored yet */
     float *score;            /* [n] */
+    float *live;             /* [n] the item's live column: out at prefill, in (a copy) in decode; NULL for scores that are not live */
     uint8_t *flags;          /* [n] ITEM_* */
     int quota;
     int safe;                /* quota adaptive, mode floor: items that are the head's own; else 0 */
@@ -43,13 +54,14 @@ typedef struct decision {
     const policy *p;
     uint64_t seed;               /* of the sequence */
     int n_tokens;                /* tokens seen: the position of the next one */
+    int n_prompt;                /* of them, those of the prompt; 0 without one */
     int kept;                    /* items per head that the budget allows, protected ones included */
     int first_new;               /* positions from here on were recent or not there at the last decision */
     const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode */
     head_items *heads;           /* [n_heads], layer-major where there are several layers */
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n] */
-    float *tmp;                  /* scratch [2 * largest n] */
+    float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens] */
 } decision;
 
 typedef struct stage {
@@ -61,20 +73,22 @@ typedef struct stage {
 
     bool live;     /* can be decided in decode too, not only from the prompt */
     bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
-    bool budgeted; /* quota, select: needs a budget */
-    bool ranks;    /* quota, select, tier: reads scores */
+    bool budgeted; /* quota, select, decide: needs a budget */
+    bool ranks;    /* quota, select, tier, decide: reads scores */
+    bool drops;    /* decide: may drop items (of select: those that are budgeted) */
     unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
 
     void (*score)(const void *conf, const decision *d);
     void (*allot)(const void *conf, const decision *d);
     void (*select)(const void *conf, const decision *d);
     void (*assign)(const void *conf, const decision *d);
-    /* tier: how many of n_sink + n_recent + n_rest kept items go where; must agree with `assign` at prefill. */
+    void (*decide)(const void *conf, const decision *d);
+    /* tier, decide with a budget: how many of n_sink + n_recent + n_rest kept items go where; must agree with the stage at prefill. */
     void (*count)(const void *conf, int n_sink, int n_recent, int n_rest, int *per_tier /* [KV_MAX_TIERS], zeroed */);
-    /* tier: tiers an item may be moved between in decode, as (from, to) pairs; entry 0 is always what becomes of an appended
+    /* tier, decide: tiers an item may be moved between in decode, as (from, to) pairs; entry 0 is always what becomes of an appended
      * token that is neither sink nor recent. Returns the number of pairs. */
     int (*moves)(const void *conf, uint8_t (*pairs)[2] /* [8] */);
-    unsigned (*tiers_used)(const void *conf); /* tier: bit mask */
+    unsigned (*tiers_used)(const void *conf); /* tier, decide: bit mask */
 } stage;
 
 enum { STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8, POLICY_MAX_KV_HEADS = 256 };
@@ -93,7 +107,7 @@ struct policy {
     protect protect;
     bool slot_positions;
     bool ties_high;            /* among equal scores the higher position stays */
-    bool decode_drops;         /* decode decisions may drop items */
+    bool decode_drops;         /* decode decisions score and may drop items */
     bool decode_moves;         /* decode decisions may move items to another tier */
     bool bound;
     uint32_t item_bytes[KV_MAX_TIERS]; /* of one item: payload, metadata, columns */
@@ -105,6 +119,18 @@ struct policy {
 #define STAGE_CONF_FITS(T) _Static_assert(sizeof(T) <= STAGE_CONF_BYTES, "parameters of a stage fit its slot")
 
 static inline const void *policy_conf(const policy *p, stage_kind k) { return p->use[k].conf; }
+/* What places items in tiers: `decide` where there is one, else tier. */
+static inline const stage_use *policy_placer(const policy *p) { return &p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_TIER]; }
+/* What drops items: `decide`, else select. */
+static inline const stage *policy_dropper(const policy *p) { return p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_SELECT].st; }
+static inline bool policy_drops(const policy *p) {
+    const stage *st = policy_dropper(p);
+    return st->kind == STAGE_DECIDE ? st->drops : st->budgeted;
+}
+/* Whether a stage can decide in decode. */
+static inline bool policy_stage_live(const policy *p, stage_kind k) {
+    return p->use[k].st->live || (k == STAGE_SCORE && p->needs.live.on);
+}
 
 /* Registers a signal or finds an equal one; its index in policy_needs.signals. */
 MUST err policy_request_signal(policy *p, const node *at, signal_request r, int *index);

@@ -1,12 +1,12 @@
 #include "policy/state.h"
 #include "base/mem.h"
 
-err state_reserve(policy_state *s, int n_heads, int n) {
-    size_t all = (size_t)n_heads * (size_t)n;
-    TRY(mem_reserve(MEM_POLICY, all * sizeof *s->score, &s->score, &s->score_cap));
-    TRY(mem_reserve(MEM_POLICY, all * sizeof *s->flags, &s->flags, &s->flags_cap));
-    TRY(mem_reserve(MEM_POLICY, all * sizeof *s->keys, &s->keys, &s->keys_cap));
-    return mem_reserve(MEM_POLICY, 2 * (size_t)n * sizeof *s->tmp, &s->tmp, &s->tmp_cap);
+err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens) {
+    TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *s->heads, &s->heads, &s->heads_cap));
+    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->score, &s->score, &s->score_cap));
+    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->flags, &s->flags, &s->flags_cap));
+    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->keys, &s->keys, &s->keys_cap));
+    return mem_reserve(MEM_POLICY, 2 * (size_t)n_tokens * sizeof *s->tmp, &s->tmp, &s->tmp_cap);
 }
 
 err state_reserve_positions(policy_state *s, int n) {
@@ -23,10 +23,12 @@ void state_decided(policy_state *s, int n_tokens, int kept, int first_new) {
     s->due = trigger_due(s->p, s->n_prompt, n_tokens, kept, first_new);
 }
 
-/* Decode looks at one head at a time, of at most `context` items: with this much, decisions never grow the heap. */
+/* Decode looks at one layer at a time, of at most `context` items per head: with this much, its decisions never grow the heap. Sequence
+ * scope holds all layers, and grows with what they hold. */
 static err reserve_decode(policy_state *s) {
     const policy *p = s->p;
-    return p->decode_drops || p->decode_moves ? state_reserve(s, 1, p->shape.context) : OK;
+    if (!p->decode_drops && !p->decode_moves) return OK;
+    return state_reserve(s, p->shape.n_kv, (size_t)p->shape.n_kv * (size_t)p->shape.context, p->shape.context);
 }
 
 err policy_state_create(const policy *p, uint64_t seed, policy_state **out) {

@@ -8,20 +8,21 @@ struct policy_state {
     uint64_t seed;
     int n_prompt;      /* 0 before prefill */
     int n_last;        /* tokens at the last decision */
-    int kept;          /* items the fullest head held after it */
+    int kept;          /* items that a head held after it, on average of the fullest layer */
     int first_new;     /* positions from here on were recent then, or came later */
     int due;           /* length at which the next decision is due */
     policy_report report;
-    /* scratch of one decision over n_heads heads of n items */
+    /* scratch of one decision */
     float *score, *tmp;
     uint8_t *flags;
     uint64_t *keys;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
-    head_items *heads; /* sequence scope: of all layers */
+    head_items *heads; /* of a layer; sequence scope: of all */
     size_t heads_cap, score_cap, tmp_cap, flags_cap, keys_cap, pos_cap; /* bytes */
 };
 
-MUST err state_reserve(policy_state *s, int n_heads, int n);
+/* Scratch of a decision over n_items items of n_heads heads, none with more than n_tokens. */
+MUST err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens);
 /* Scratch for the positions 0 .. n-1 that prompt items have. */
 MUST err state_reserve_positions(policy_state *s, int n);
 /* Notes a decision taken at n_tokens tokens and computes when the next is due. */

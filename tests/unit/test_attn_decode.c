@@ -251,7 +251,7 @@ static uint8_t *results(const world *w, size_t *bytes) {
 static void live_random(rng *r, world *w) {
     for (int i = 0; i < w->n_heads; i++)
         w->heads[i].job.live = (live_spec){.on = rng_below(r, 4) != 0, .group = (live_group)rng_below(r, 3),
-                                           .power = (uint8_t)(1 + rng_below(r, 2)), .max = rng_below(r, 2)};
+                                           .power = (uint8_t)(1 + rng_below(r, 2)), .fold = (live_fold)rng_below(r, 3)};
 }
 
 /* One row of a head as a job of its own. */
@@ -327,7 +327,8 @@ static void check_columns(const char *path, const world *w, const head *h, const
                     val[i] = j->live.group == LIVE_MAX ? fmax(val[i], p) : val[i] + (j->live.group == LIVE_MEAN ? p / j->group : p);
                 }
             }
-            for (int i = 0; i < h->n_all; i++) col[i] = j->live.max ? fmax(col[i], val[i]) : col[i] + val[i];
+            for (int i = 0; i < h->n_all; i++) /* the last row sees all items */
+                col[i] = j->live.fold == LIVE_REPLACE ? val[i] : j->live.fold == LIVE_KEEP_MAX ? fmax(col[i], val[i]) : col[i] + val[i];
             free(val);
         }
         for (int s = 0; pass != 1 && s < j->n_segs; s++)

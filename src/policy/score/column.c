@@ -1,11 +1,12 @@
 /* Attention that an item received from every query of the prompt at least `lag` later: the column sum of H2O (arXiv 2306.14048), or
- * its mean over the queries that could see the item (ObservedAttention of kvpress). Items that nobody observed stay first. */
+ * its mean over the queries that could see the item (ObservedAttention of kvpress). Items that nobody observed stay first. With `live`
+ * the queries of decode count as those of the prompt do; `lag` is of the prompt alone. */
 #include <stdio.h>
 #include "conf/fields.h"
 #include "policy/signal/pool.h"
 #include "policy/stage.h"
 
-typedef struct column_conf { int power, reduce, lag, group, signal; } column_conf;
+typedef struct column_conf { int power, reduce, lag, group, signal; bool live; } column_conf;
 STAGE_CONF_FITS(column_conf);
 
 static const char *const reduce_names[] = {"sum", "mean", "max", NULL};
@@ -16,11 +17,18 @@ static const field column_fields[] = {
     FIELD_INT(column_conf, power, 1, 1, 2, "power of each probability"),
     FIELD_INT(column_conf, lag, 0, 0, 1 << 16, "queries nearer than this do not count"),
     FIELD_ENUM(column_conf, group, "mean", group_names, "over the query heads of a KV head"),
+    FIELD_BOOL(column_conf, live, false, "go on in decode"),
     FIELD_END};
 
 static err column_parse(policy *p, const node *at, const node *map, void *conf) {
     column_conf *c = conf;
     TRY(fields_read(map, column_fields, c));
+    if (c->live && c->lag && c->reduce == REDUCE_MEAN)
+        return NODE_ERR(at, "score column: live counts every decoded query, but reduce: mean with lag: %d divides by those at least so far away: "
+                        "use lag: 0 or reduce: sum", c->lag);
+    if (c->live)
+        p->needs.live = (live_spec){.on = true, .group = c->group == GROUP_MEAN ? LIVE_MEAN : c->group == GROUP_MAX ? LIVE_MAX : LIVE_SUM,
+                                    .power = (uint8_t)c->power, .fold = c->reduce == REDUCE_MAX ? LIVE_KEEP_MAX : LIVE_ADD};
     signal_request r = {.kind = SIGNAL_ALL_MASS, .power = c->power, .lag = c->lag, .max = c->reduce == REDUCE_MAX};
     return policy_request_signal(p, at, r, &c->signal);
 }
@@ -28,23 +36,35 @@ static err column_parse(policy *p, const node *at, const node *map, void *conf) 
 static void column_describe(const policy *p, const void *conf, char *out, size_t n) {
     const column_conf *c = conf;
     int used = snprintf(out, n, "%s%s, group %s", reduce_names[c->reduce], c->power == 2 ? " of squares" : "", group_names[c->group]);
-    if (c->lag && used > 0 && (size_t)used < n) snprintf(out + used, n - (size_t)used, ", lag %d", c->lag);
+    if (c->lag && used > 0 && (size_t)used < n) used += snprintf(out + used, n - (size_t)used, ", lag %d", c->lag);
+    if (c->live && used > 0 && (size_t)used < n) snprintf(out + used, n - (size_t)used, ", live");
+}
+
+/* Of one head, from the prompt: `column` as it is, or divided by the queries that see the item. */
+static void reduce_group(const column_conf *c, const decision *d, const head_items *h, bool mean, float *out) {
+    int group = d->p->shape.n_heads / d->p->shape.n_kv;
+    const float *mass = d->signal[c->signal] + (size_t)(h->head * group) * (size_t)h->n;
+    for (int m = 0; m < group; m++, mass += h->n) {
+        for (int i = 0; i < h->n; i++) {
+            int seen_by = h->n - i - c->lag;
+            d->tmp[i] = mean && seen_by > 0 ? mass[i] / (float)seen_by : mass[i];
+        }
+        signal_group_add((group_kind)c->group, m, d->tmp, h->n, out);
+    }
+    signal_group_finish((group_kind)c->group, group, h->n, out);
 }
 
 static void column_score(const void *conf, const decision *d) {
     const column_conf *c = conf;
-    int group = d->p->shape.n_heads / d->p->shape.n_kv;
+    bool mean = c->reduce == REDUCE_MEAN;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
-        const float *mass = d->signal[c->signal] + (size_t)(h->head * group) * (size_t)h->n;
-        for (int m = 0; m < group; m++, mass += h->n) {
-            for (int i = 0; i < h->n; i++) {
-                int seen_by = h->n - i - c->lag;
-                d->tmp[i] = c->reduce == REDUCE_MEAN && seen_by > 0 ? mass[i] / (float)seen_by : mass[i];
-            }
-            signal_group_add((group_kind)c->group, m, d->tmp, h->n, h->score);
+        if (h->tier_now) {
+            for (int i = 0; i < h->n; i++) h->score[i] = mean ? h->live[i] / (float)(d->n_tokens - (int)h->pos[i]) : h->live[i];
+            continue;
         }
-        signal_group_finish((group_kind)c->group, group, h->n, h->score);
+        reduce_group(c, d, h, mean, h->score);
+        if (h->live) reduce_group(c, d, h, false, h->live);
         for (int i = h->n - c->lag > 0 ? h->n - c->lag : 0; i < h->n; i++) h->flags[i] |= ITEM_FORCED;
     }
 }

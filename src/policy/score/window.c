@@ -1,15 +1,17 @@
 /* Attention that an item received from the last `rows` queries of the prompt, smoothed along positions (SnapKV, arXiv 2404.14469).
  * Per query head: sum or mean over the rows, pooling; then the query heads of a group become one score per KV head.
- * With force_window the last `rows` items are kept first, newest first, inside the budget, and the others are pooled without them. */
+ * With force_window the last `rows` items are kept first, newest first, inside the budget, and the others are pooled without them.
+ * With `live` the score goes on in decode: each step adds what the item received to its score of the prompt (KV-Compress), keeps the larger
+ * of both, or replaces it (TOVA, arXiv 2401.06104). */
 #include <stdio.h>
-#include <string.h>
 #include "cache/snapshot.h"
 #include "conf/fields.h"
+#include "policy/signal/live.h"
 #include "policy/signal/pool.h"
 #include "policy/stage.h"
 
 typedef struct window_conf {
-    int rows, power, pool, width, direction, group, group_order, reduce, sets, signal;
+    int rows, power, pool, width, direction, group, group_order, reduce, sets, live, signal;
     bool force_window;
 } window_conf;
 STAGE_CONF_FITS(window_conf);
@@ -23,6 +25,8 @@ static const char *const reduce_names[] = {"sum", "mean", "max", NULL};
 enum { REDUCE_SUM, REDUCE_MEAN, REDUCE_MAX };
 static const char *const sets_names[] = {"head", "layer", NULL};
 enum { SETS_HEAD, SETS_LAYER };
+static const char *const live_names[] = {"none", "add", "max", "last", NULL};
+enum { LIVE_FIRST = 1 }; /* from here on as live_fold */
 
 static const field window_fields[] = {
     FIELD_INT(window_conf, rows, 32, 1, SNAPSHOT_TAIL_ROWS, "last queries of the prompt that are looked at"),
@@ -34,6 +38,7 @@ static const field window_fields[] = {
     FIELD_ENUM(window_conf, group, "mean", group_names, "over the query heads of a KV head"),
     FIELD_ENUM(window_conf, group_order, "after", order_names, "group after or before pooling"),
     FIELD_ENUM(window_conf, sets, "head", sets_names, "one set per KV head, or one per layer by the mean of its heads"),
+    FIELD_ENUM(window_conf, live, "none", live_names, "what a decoded token's attention does to the score: nothing, or add, max, last"),
     FIELD_BOOL(window_conf, force_window, true, "keep the last `rows` items first, counted in the budget"),
     FIELD_END};
 
@@ -42,6 +47,16 @@ static err window_parse(policy *p, const node *at, const node *map, void *conf) 
     TRY(fields_read(map, window_fields, c));
     if (c->pool != POOL_NONE && c->direction == POOL_CENTRED && c->width % 2 == 0)
         return NODE_ERR(at, "score window: width %d is even; a centred pool has an odd width", c->width);
+    if (c->live) {
+        if (c->force_window)
+            return NODE_ERR(at, "score window: live: %s ranks every item, but force_window gives the last %d no score: write force_window: "
+                            "false, and protect: {recent: n} to keep the newest", live_names[c->live], c->rows);
+        if (c->reduce == REDUCE_MEAN && c->live == LIVE_FIRST + LIVE_ADD && c->rows > 1)
+            return NODE_ERR(at, "score window: live: add sums whole probabilities, but reduce: mean divides those of the prompt by %d: use "
+                            "reduce: sum", c->rows);
+        p->needs.live = (live_spec){.on = true, .group = c->group == GROUP_MEAN ? LIVE_MEAN : c->group == GROUP_MAX ? LIVE_MAX : LIVE_SUM,
+                                    .power = (uint8_t)c->power, .fold = (live_fold)(c->live - LIVE_FIRST)};
+    }
     if (c->sets == SETS_LAYER) p->needs.scope = SCOPE_LAYER;
     signal_request r = {.kind = SIGNAL_WINDOW_MASS, .rows = c->rows, .power = c->power, .max = c->reduce == REDUCE_MAX};
     return policy_request_signal(p, at, r, &c->signal);
@@ -52,9 +67,9 @@ static void window_describe(const policy *p, const void *conf, char *out, size_t
     char pool[48] = "";
     if (c->pool) snprintf(pool, sizeof pool, ", %s pool %d%s", pool_names[c->pool], c->width,
                           c->direction == POOL_FORWARD ? " forward" : "");
-    snprintf(out, n, "%d rows, %s%s%s, group %s%s%s%s", c->rows, reduce_names[c->reduce], c->power == 2 ? " of squares" : "",
+    snprintf(out, n, "%d rows, %s%s%s, group %s%s%s%s%s%s", c->rows, reduce_names[c->reduce], c->power == 2 ? " of squares" : "",
              pool, group_names[c->group], c->pool && c->group_order == ORDER_BEFORE ? " before pool" : "",
-             c->sets == SETS_LAYER ? ", one set per layer" : "", c->force_window ? "" : ", window not forced");
+             c->sets == SETS_LAYER ? ", one set per layer" : "", c->force_window ? "" : ", window not forced", c->live ? ", live " : "", c->live ? live_names[c->live] : "");
 }
 
 static void score_head(const window_conf *c, const decision *d, head_items *h, int group, int n_scored) {
@@ -81,7 +96,7 @@ static void score_head(const window_conf *c, const decision *d, head_items *h, i
 static void window_score(const void *conf, const decision *d) {
     const window_conf *c = conf;
     int group = d->p->shape.n_heads / d->p->shape.n_kv;
-    for (int k = 0; k < d->n_heads; k++) {
+    for (int k = 0; k < d->n_heads && d->signal; k++) {
         head_items *h = &d->heads[k];
         int rows = c->rows < h->n ? c->rows : h->n, n_scored = c->force_window ? h->n - rows : h->n;
         score_head(c, d, h, group, n_scored);
@@ -90,12 +105,8 @@ static void window_score(const void *conf, const decision *d) {
             h->flags[j] |= ITEM_FORCED;
         }
     }
-    if (c->sets == SETS_LAYER) {
-        float *first = d->heads[0].score;
-        for (int k = 1; k < d->n_heads; k++) signal_group_add(GROUP_MEAN, k, d->heads[k].score, d->heads[k].n, first);
-        signal_group_finish(GROUP_MEAN, d->n_heads, d->heads[0].n, first);
-        for (int k = 1; k < d->n_heads; k++) memcpy(d->heads[k].score, first, (size_t)d->heads[k].n * sizeof *first);
-    }
+    live_exchange(d);
+    if (c->sets == SETS_LAYER) live_layer_mean(d);
 }
 
 const stage score_window = {
