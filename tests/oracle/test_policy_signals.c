@@ -141,12 +141,15 @@ static int best_first(const void *a, const void *b) {
     return x->rank - y->rank;
 }
 
+static bool forced_by_score(const setup *s, int j) {
+    if (s->score == COLUMN) return j >= s->n - s->lag;
+    if (s->score == CHANGE) return j >= s->n - s->rows;
+    return (s->score == EXPECTED || s->score == PROBE) && j < s->sinks;
+}
+
 static int class_of(const setup *s, int j) {
     if (j < s->sink || j >= s->n - s->recent) return 2;
-    if (s->score == COLUMN && j >= s->n - s->lag) return 1;
-    if (s->score == CHANGE && j >= s->n - s->rows) return 1;
-    if ((s->score == EXPECTED || s->score == PROBE) && j < s->sinks) return 1;
-    return 0;
+    return forced_by_score(s, j);
 }
 
 static int kept_of(const setup *s) {
@@ -296,7 +299,7 @@ static void naive(const setup *s, const policy_needs *needs, const policy_layer 
         float pad = -FLT_MAX;
         for (int h = 0; h < s->n_kv; h++)
             for (int j = 0; j < s->n; j++)
-                if (class_of(s, j) != 1 && score[l * s->n_kv + h][j] > pad) pad = score[l * s->n_kv + h][j];
+                if (!forced_by_score(s, j) && score[l * s->n_kv + h][j] > pad) pad = score[l * s->n_kv + h][j];
         pad = pad > -FLT_MAX ? pad + 1 : 1;
         for (int h = 0; h < s->n_kv; h++) {
             int k = l * s->n_kv + h;

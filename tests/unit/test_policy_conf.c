@@ -203,7 +203,7 @@ static void conflicts_name_both_stages(void **state) {
         {1, "budget: 0.5\nquota: {adaptive: {}}", "select top_k|score"},
         {2, "tiers: [f16, k8v4]\ntier: {by_rank: {shares: {k8v4: 1}}}", "tier by_rank|score"},
         {3, "budget: 0.5\nscore: {window: {}}\ntrigger: {prefill: false, slack: 4}", "prefill: false|score window"},
-        {4, "budget: 0.5\nscore: random\nquota: {adaptive: {}}\ntrigger: {slack: 4}", "quota adaptive|score random"},
+        {4, "budget: 0.5\nscore: random\nquota: {pyramid: {}}\ntrigger: {slack: 4}", "quota pyramid|score random"},
         {3, "budget: 0.5\nscore: {window: {}}\ntrigger: {slack: 4}", "slack: 4|score window|tier uniform"},
         {1, "trigger: {every: 4}", "every: 4|select all|tier uniform"},
         {3, "score: recency\nbudget: 0.5\ntrigger: {prefill: false}", "prefill: false|select top_k"},

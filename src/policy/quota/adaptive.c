@@ -45,11 +45,18 @@ static void adaptive_describe(const policy *p, const void *conf, char *out, size
 
 static bool competes(const head_items *h, int i) { return !(h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)); }
 
+static int count_free(const head_items *h) {
+    int n = 0;
+    for (int i = 0; i < h->n; i++) n += competes(h, i);
+    return n;
+}
+
 /* Share of a head's score that its own `base` best hold. */
 static float head_weight(const decision *d, const head_items *h, int base) {
     int n = 0;
     for (int i = 0; i < h->n; i++)
         if (competes(h, i)) d->keys[n++] = topk_item_key(d->p, h, i);
+    if (base >= n) return 1.0f;
     uint64_t threshold = topk_threshold(d->keys, n, base);
     double best = 0, all = 0;
     for (int i = 0; i < h->n; i++) {
@@ -60,23 +67,28 @@ static float head_weight(const decision *d, const head_items *h, int base) {
     return all > 0 ? (float)(best / all) : 1.0f;
 }
 
-/* quota[h] = items of each head among the layer's `total` best; `safe` best ones of each head come first. */
-static void layer_ranking(const decision *d, const float *weight, int total, int safe) {
+/* quota[h] = items of each head among the layer's `total` best; `safe` best ones of each head (all, if it has fewer) come first. */
+static void layer_ranking(const decision *d, const float *weight, const int *room, int total, int safe) {
     uint64_t safe_threshold[POLICY_MAX_KV_HEADS];
-    for (int k = 0; k < d->n_heads && safe > 0; k++) {
-        int n = 0;
+    int rest = total;
+    for (int k = 0; k < d->n_heads; k++) {
+        int n = 0, own = safe < room[k] ? safe : room[k];
         const head_items *h = &d->heads[k];
+        safe_threshold[k] = UINT64_MAX;
+        rest -= own;
+        if (own == 0) continue;
         for (int i = 0; i < h->n; i++)
             if (competes(h, i)) d->keys[n++] = topk_layer_key(d->p, h, i, d->n_heads, weight[k]);
-        safe_threshold[k] = topk_threshold(d->keys, n, safe);
+        safe_threshold[k] = topk_threshold(d->keys, n, own);
     }
-    int n = 0, rest = total - safe * d->n_heads;
+    int n = 0;
     for (int k = 0; k < d->n_heads; k++)
         for (int i = 0; i < d->heads[k].n; i++) {
             if (!competes(&d->heads[k], i)) continue;
             uint64_t key = topk_layer_key(d->p, &d->heads[k], i, d->n_heads, weight[k]);
-            if (safe == 0 || key < safe_threshold[k]) d->keys[n++] = key;
+            if (key < safe_threshold[k]) d->keys[n++] = key;
         }
+    if (rest > n) rest = n;
     uint64_t threshold = rest > 0 ? topk_threshold(d->keys, n, rest) : UINT64_MAX;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
@@ -84,56 +96,66 @@ static void layer_ranking(const decision *d, const float *weight, int total, int
         for (int i = 0; i < h->n; i++) {
             if (!competes(h, i)) continue;
             uint64_t key = topk_layer_key(d->p, h, i, d->n_heads, weight[k]);
-            if ((safe > 0 && key >= safe_threshold[k]) || (rest > 0 && key >= threshold)) h->quota++;
+            h->quota += key >= safe_threshold[k] || key >= threshold;
         }
     }
 }
 
-/* Parts sum to n_heads * base: floors first, then one each by falling remainder, lower heads first among equals. */
-static void blend_exact(const decision *d, double alpha, int base) {
+/* Parts sum to n_heads * base: floors first, then one each by falling remainder, lower heads first among equals; a full head passes
+ * its share on. */
+static void blend_exact(const decision *d, double alpha, int base, const int *room) {
     double part[POLICY_MAX_KV_HEADS];
     int left = d->n_heads * base;
     for (int k = 0; k < d->n_heads; k++) {
-        part[k] = d->heads[k].quota * (1 - alpha) + alpha * base;
-        d->heads[k].quota = (int)part[k];
-        part[k] -= d->heads[k].quota;
-        left -= d->heads[k].quota;
+        int *q = &d->heads[k].quota;
+        part[k] = *q * (1 - alpha) + alpha * base;
+        *q = (int)part[k];
+        part[k] -= *q;
+        if (*q > room[k]) *q = room[k];
+        left -= *q;
     }
     for (; left > 0; left--) {
-        int best = 0;
-        for (int k = 1; k < d->n_heads; k++)
-            if (part[k] > part[best]) best = k;
+        int best = -1;
+        for (int k = 0; k < d->n_heads; k++)
+            if (d->heads[k].quota < room[k] && (best < 0 || part[k] > part[best])) best = k;
+        if (best < 0) return;
         d->heads[best].quota++;
-        part[best] = -1;
+        part[best] -= 1;
     }
 }
 
+/* The layer keeps as much as under quota fixed: n_heads times what the budget allows beyond protected and forced items, which are as
+ * many in every head. */
 static void adaptive_allot(const void *conf, const decision *d) {
     const adaptive_conf *c = conf;
-    int n = d->heads[0].n, forced = 0;
-    for (int i = 0; i < n; i++) forced += !competes(&d->heads[0], i);
-    int kept = d->kept < n ? d->kept : n, base = kept - forced, room = n - forced;
-    if (base <= 0 || base == room || d->heads[0].layer < c->skip) {
-        for (int k = 0; k < d->n_heads; k++) d->heads[k].quota = kept;
+    int room[POLICY_MAX_KV_HEADS], all_room = 0, forced = d->heads[0].n - count_free(&d->heads[0]), base = d->kept - forced;
+    for (int k = 0; k < d->n_heads; k++) {
+        room[k] = count_free(&d->heads[k]);
+        all_room += room[k];
+        assert(d->heads[k].n - room[k] == forced);
+    }
+    if (base <= 0 || all_room <= d->n_heads * base || d->heads[0].layer < c->skip) {
+        bool all = base > 0 && all_room <= d->n_heads * base;
+        for (int k = 0; k < d->n_heads; k++) d->heads[k].quota = all || d->kept > d->heads[k].n ? d->heads[k].n : d->kept;
         return;
     }
     float weight[POLICY_MAX_KV_HEADS];
     for (int k = 0; k < d->n_heads; k++) weight[k] = c->normalize ? head_weight(d, &d->heads[k], base) : 1.0f;
     int safe = 0;
     if (c->mode == MODE_FLOOR && c->alpha > 0) {
-        safe = (int)(kept * c->alpha);
+        safe = (int)(d->kept * c->alpha);
         if (safe < 1) safe = 1;
         for (int k = 0; k < d->n_heads; k++) d->heads[k].safe = safe;
         safe = safe > forced ? safe - forced : 0;
         if (safe > base) safe = base;
     }
-    layer_ranking(d, weight, d->n_heads * base, safe);
-    if (c->mode == MODE_BLEND && c->rounding == ROUND_EXACT) blend_exact(d, c->alpha, base);
+    layer_ranking(d, weight, room, d->n_heads * base, safe);
+    if (c->mode == MODE_BLEND && c->rounding == ROUND_EXACT) blend_exact(d, c->alpha, base, room);
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
         if (c->mode == MODE_BLEND && c->rounding == ROUND_SOURCE) {
             int q = (int)rint(h->quota * (1 - c->alpha) + (int)(c->alpha * base));
-            h->quota = q < room ? q : room;
+            h->quota = q < room[k] ? q : room[k];
         }
         h->quota += forced;
     }
@@ -141,4 +163,4 @@ static void adaptive_allot(const void *conf, const decision *d) {
 
 const stage quota_adaptive = {
     .kind = STAGE_QUOTA, .name = "adaptive", .help = "per head, from one ranking of the layer (Ada-KV)",
-    .parse = adaptive_parse, .describe = adaptive_describe, .budgeted = true, .ranks = true, .allot = adaptive_allot};
+    .parse = adaptive_parse, .describe = adaptive_describe, .live = true, .budgeted = true, .ranks = true, .allot = adaptive_allot};

@@ -2,7 +2,7 @@
  * come first and count. There is no floor: a head may keep nothing else (KVzip, arXiv 2505.23416).
  *
  *   count kept      the best n_heads * kept items stay
- *   count evicted   the int(items * (1 - ratio)) lowest go, as kvpress counts: up to one item more stays; needs a budget in ratio
+ *   count evicted   the int(items * (1 - ratio)) lowest of the prompt go, as kvpress counts: up to one item more stays; needs a budget in ratio
  */
 #include <stdio.h>
 #include "conf/fields.h"
@@ -25,6 +25,10 @@ static err global_parse(policy *p, const node *at, const node *map, void *conf) 
         budget_describe(&p->budget, limit, sizeof limit);
         return NODE_ERR(at, "quota global: count: evicted rounds a ratio of the tokens, but the budget is %s", p->budget.unit ? limit : "missing");
     }
+    const stage *score = p->use[STAGE_SCORE].st;
+    if (c->count && score && policy_stage_live(p, STAGE_SCORE) && (p->trigger.slack || p->trigger.every))
+        return NODE_ERR(at, "quota global: count: evicted counts what leaves the prompt, but score %s with trigger %s goes on in decode: use count: "
+                        "kept", score->name, p->trigger.slack ? "slack" : "every");
     p->needs.scope = c->over ? SCOPE_LAYER : SCOPE_SEQUENCE;
     return OK;
 }
@@ -45,12 +49,11 @@ static uint64_t global_key(const decision *d, const head_items *h, int i) {
 
 static void global_allot(const void *conf, const decision *d) {
     const global_conf *c = conf;
-    int64_t items = 0, total = 0, forced = 0;
+    int64_t items = 0, total = (int64_t)d->n_heads * d->kept, forced = 0;
     int n = 0;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
         items += h->n;
-        total += d->kept < h->n ? d->kept : h->n;
         h->quota = 0;
         for (int i = 0; i < h->n; i++) {
             if (competes(h, i)) d->keys[n++] = global_key(d, h, i);
@@ -58,6 +61,7 @@ static void global_allot(const void *conf, const decision *d) {
         }
         forced += h->quota;
     }
+    if (total > items) total = items;
     if (c->count) total = items - (int64_t)((double)items * (1 - d->p->budget.amount));
     if (total <= forced && forced > 0) { /* the newest forced ones, as many as the budget holds in each head */
         for (int k = 0; k < d->n_heads; k++) {
@@ -76,4 +80,4 @@ static void global_allot(const void *conf, const decision *d) {
 
 const stage quota_global = {
     .kind = STAGE_QUOTA, .name = "global", .help = "per head, from one ranking of all layers (KVzip)",
-    .parse = global_parse, .describe = global_describe, .budgeted = true, .ranks = true, .allot = global_allot};
+    .parse = global_parse, .describe = global_describe, .live = true, .budgeted = true, .ranks = true, .allot = global_allot};

@@ -4,7 +4,7 @@
  * m1 = int(ratio * n * first) under a fixed quota (a product of three, as kvpress truncates it), else the larger of int(quota * first)
  * and the head's safe items (Ada-KV), at least 1 if first > 0.
  *   forced: first   forced items always stay (ours)
- *   forced: score   they stay as far as m1 reaches and then compete with the layer's largest score + 1 (kvpress)
+ *   forced: score   they stay as far as m1 reaches and then compete with 1 + the largest score of the layer's other items (kvpress)
  */
 #include <float.h>
 #include <stdio.h>
