@@ -27,7 +27,7 @@ struct engine {
     scratch kh, vh, q_tail, lse, op, signals, target, live;
     /* signals: sums of query moments, a matrix per head, statistics of a layer, scratch of their ops */
     scratch moment_sums, matrix, stats, signal_op;
-    scratch probe_k, probe_v, probe_o, probe_lse, probe_rope;
+    scratch probe_k, probe_v, probe_o, probe_lse, probe_norm, probe_rope;
     /* decode: jobs of all layers, item columns of a decision */
     scratch jobs, columns;
 };

@@ -52,7 +52,8 @@ enum {
     KVLAB_ALL_MASS = 1,      /* the same from all queries of the prompt at least `lag` later; power, max */
     KVLAB_WINDOW_CHANGE = 2, /* squared output change over the last `rows` queries if the item alone went */
     KVLAB_EXPECTED_MASS = 3, /* attention predicted for `future` positions from the queries from position `first` on; `covariance` 0, 1 */
-    KVLAB_PROBE_MASS = 4,    /* largest attention while the prompt is repeated in chunks of `rows` tokens */
+    KVLAB_PROBE_MASS = 4,    /* largest attention while the prompt is repeated in chunks of `rows` tokens; `unit` 1: each row divided by the
+                                norm of its input; `first`: the opening of the chat template is told apart if there (0), never (1), always (2) */
     KVLAB_KEY_NORM = 5,      /* KV: L2 norm of the key as cached */
     KVLAB_KEY_COSINE = 6,    /* KV: cosine to the mean of all keys, unit ones (`unit` 1) or raw */
     KVLAB_VALUE_NORM = 7,    /* KV: L2 norm of the value */

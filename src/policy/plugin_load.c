@@ -181,8 +181,8 @@ static bool request_of(const kvlab_signal *s, signal_request *r) {
         fine = within(s->first, 0, MOST) && within(s->future, 1, MOST) && within(s->covariance, 0, 1);
         break;
     case KVLAB_PROBE_MASS:
-        r->kind = SIGNAL_PROBE_MASS, r->rows = plain.rows = s->rows;
-        fine = within(s->rows, 16, MOST);
+        r->kind = SIGNAL_PROBE_MASS, r->rows = plain.rows = s->rows, r->unit = plain.unit = s->unit, r->first = plain.first = s->first;
+        fine = within(s->rows, 16, MOST) && within(s->unit, 0, 1) && within(s->first, 0, 2);
         break;
     case KVLAB_KEY_NORM: r->kind = SIGNAL_KEY_NORM, fine = true; break;
     case KVLAB_KEY_COSINE: r->kind = SIGNAL_KEY_COSINE, r->unit = plain.unit = s->unit, fine = within(s->unit, 0, 1); break;

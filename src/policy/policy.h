@@ -23,7 +23,9 @@ typedef enum signal_kind {
     SIGNAL_ALL_MASS,      /* the same from all queries of the prompt that are at least `lag` later */
     SIGNAL_WINDOW_CHANGE, /* squared output change over the last `rows` queries if the item went (DropKV) */
     SIGNAL_EXPECTED_MASS, /* attention predicted for `future` positions from the queries from position `first` on; 0 before `first` */
-    SIGNAL_PROBE_MASS,    /* largest attention received while the prompt is repeated in chunks of `rows` tokens (KVzip) */
+    SIGNAL_PROBE_MASS,    /* largest attention received while the prompt is repeated in chunks of `rows` tokens (KVzip); `unit` 1: each row
+                             divided by the norm of its input (KVzip+); `first`: the opening of the chat template is told apart
+                             where it is there (0), never (1), always (2) */
     SIGNAL_KEY_NORM,      /* KV: L2 norm of the key as cached */
     SIGNAL_KEY_COSINE,    /* KV: cosine to the mean of all keys, unit ones (`unit` 1) or raw (KeyDiff) */
     SIGNAL_VALUE_NORM,    /* KV: L2 norm of the value */
@@ -35,8 +37,8 @@ typedef struct signal_request {
     int power;      /* of each probability, 1 or 2; value output: the norm */
     int max;        /* rows maxed instead of summed */
     int lag;        /* all rows */
-    int first, future, covariance; /* expected mass */
-    int unit;       /* key cosine */
+    int first, future, covariance; /* expected mass; probe: first */
+    int unit;       /* key cosine, probe */
 } signal_request;
 static inline bool signal_per_kv(int kind) { return kind == SIGNAL_KEY_NORM || kind == SIGNAL_KEY_COSINE || kind == SIGNAL_VALUE_NORM; }
 enum { POLICY_MAX_SIGNALS = 8 };

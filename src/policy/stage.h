@@ -79,6 +79,8 @@ typedef struct stage {
     unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
 
     void (*score)(const void *conf, const decision *d);
+    /* score: what one of the head's items would get from query head m of its group alone; NULL where the score is not of query heads. */
+    void (*score_query)(const void *conf, const decision *d, const head_items *h, int m, float *out /* [h->n] */);
     void (*allot)(const void *conf, const decision *d);
     void (*select)(const void *conf, const decision *d);
     void (*assign)(const void *conf, const decision *d);

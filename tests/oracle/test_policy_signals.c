@@ -19,12 +19,12 @@ typedef struct setup {
     policy_shape shape;
     int n, group, n_kv, n_layers;
     enum { KEY_NORM, KEY_DIFF, COLUMN, CHANGE, EXPECTED, PROBE, N_SCORES } score;
-    int reduce, lag, group_kind, rows, pool, width, sinks, value_norm;
+    int reduce, lag, group_kind, rows, pool, width, sinks, value_norm, plus;
     double epsilon;
     enum { FIXED, PYRAMID_EXACT, PYRAMID_FACTORY, PYRAMID_KVPRESS, GLOBAL_SEQUENCE, GLOBAL_LAYER, FLOOR, N_QUOTAS } quota;
     int evicted, beta;
     double alpha;
-    int critical, forced_compete, l2;
+    int critical, forced_compete, l2, query_head;
     double first, critical_epsilon;
     int sink, recent, is_ratio;
     double amount;
@@ -58,6 +58,8 @@ static void make_setup(rng *r, setup *s) {
     s->sink = rng_below(r, 3) == 0 ? (int)rng_below(r, 5) : 0;
     s->recent = rng_below(r, 3) == 0 ? (int)rng_below(r, 9) : 0;
     s->is_ratio = rng_below(r, 3) > 0;
+    s->plus = (int)rng_below(r, 2);
+    s->query_head = rng_below(r, 2) && (s->score == COLUMN || s->score == EXPECTED || s->score == PROBE);
     s->amount = s->is_ratio ? (1 + (int)rng_below(r, 100)) / 100.0 : 1 + (int)rng_below(r, MAX_N);
     s->evicted = s->is_ratio && rng_below(r, 2);
 }
@@ -77,7 +79,7 @@ static void to_yaml(const setup *s, char *out, size_t cap) {
         snprintf(score, sizeof score, "{expected: {sinks: %d, value_norm: %s, epsilon: %g, group: %s}}", s->sinks, s->value_norm ? "true" : "false",
                  s->epsilon, groups[s->group_kind]);
         break;
-    case PROBE: snprintf(score, sizeof score, "{probe: {sinks: %d}}", s->sinks); break;
+    case PROBE: snprintf(score, sizeof score, "{probe: {sinks: %d, normalise: %s}}", s->sinks, s->plus ? "output" : "none"); break;
     }
     static const char *const modes[] = {"exact", "factory", "kvpress"};
     if (s->quota >= PYRAMID_EXACT && s->quota <= PYRAMID_KVPRESS)
@@ -86,8 +88,8 @@ static void to_yaml(const setup *s, char *out, size_t cap) {
         snprintf(quota, sizeof quota, "{global: {over: %s, count: %s}}", s->quota == GLOBAL_LAYER ? "layer" : "sequence", s->evicted ? "evicted" : "kept");
     if (s->quota == FLOOR) snprintf(quota, sizeof quota, "{adaptive: {mode: floor, alpha: %g}}", s->alpha);
     if (s->critical)
-        snprintf(sel, sizeof sel, "{critical: {first: %g, epsilon: %g, norm: %s, forced: %s}}", s->first, s->critical_epsilon, s->l2 ? "l2" : "l1",
-                 s->forced_compete ? "score" : "first");
+        snprintf(sel, sizeof sel, "{critical: {first: %g, epsilon: %g, norm: %s, forced: %s, gqa: %s}}", s->first, s->critical_epsilon, s->l2 ? "l2" : "l1",
+                 s->forced_compete ? "score" : "first", s->query_head ? "query_head" : "group");
     snprintf(out, cap, "{budget: {%s: %.17g}, score: %s, quota: %s, select: %s, protect: {sink: %d, recent: %d}}", s->is_ratio ? "ratio" : "tokens",
              s->amount, score, quota, sel, s->sink, s->recent);
 }
@@ -128,6 +130,24 @@ static void change_score(const setup *s, const float *x, int h, float *score) {
         }
         score[j] = s->pool == 1 ? sum / (float)s->width : max;
     }
+}
+
+static const float *signal_of(const policy_needs *needs, const policy_layer *l, signal_kind kind, int power) {
+    for (int i = 0; i < needs->n_signals; i++)
+        if (needs->signals[i].kind == (int)kind && needs->signals[i].power == power) return l->signal[i];
+    return NULL;
+}
+
+/* What query head m of KV head h alone gives position j. */
+static float query_score(const setup *s, const policy_needs *needs, const policy_layer *y, int h, int m, int j) {
+    int at = (h * s->group + m) * s->n + j;
+    if (s->score == COLUMN) {
+        int observers = s->n - j - s->lag;
+        return signal_of(needs, y, SIGNAL_ALL_MASS, 1)[at] / (s->reduce == 1 && observers > 0 ? (float)observers : 1);
+    }
+    if (s->score == PROBE) return signal_of(needs, y, SIGNAL_PROBE_MASS, 0)[at] * (s->plus ? signal_of(needs, y, SIGNAL_VALUE_OUTPUT, 2)[at] : 1);
+    float x = signal_of(needs, y, SIGNAL_EXPECTED_MASS, 0)[at] + (float)s->epsilon;
+    return s->value_norm ? x * signal_of(needs, y, SIGNAL_VALUE_NORM, 0)[h * s->n + j] : x;
 }
 
 typedef struct item { int class, pos, rank; float score; } item; /* class 2 protected, 1 forced; rank = layer * n_kv + head */
@@ -229,7 +249,18 @@ static void floor_quotas(const setup *s, float (*score)[MAX_N], int kept, int lo
     for (int i = 0; i < s->n_kv * kept; i++) quota[all[i].rank]++;
 }
 
-static void select_head(const setup *s, const float *score, const float *norms, int h, int quota, int safe, float pad, uint8_t *target) {
+/* Sums in the order of the group, as the definition's mean. */
+static float critical_value(const setup *s, const policy_needs *needs, const policy_layer *y, int h, int j, float score, bool forced) {
+    const float *norms = signal_of(needs, y, SIGNAL_VALUE_OUTPUT, s->l2 + 1);
+    float sum = 0;
+    if (!s->query_head) return (score + (float)s->critical_epsilon) * per_group(s, norms, 0, h, j);
+    for (int m = 0; m < s->group; m++)
+        sum += ((forced ? score : query_score(s, needs, y, h, m, j)) + (float)s->critical_epsilon) * norms[(h * s->group + m) * s->n + j];
+    return sum / (float)s->group;
+}
+
+static void select_head(const setup *s, const policy_needs *needs, const policy_layer *y, const float *score, int h, int quota, int safe, float pad,
+                        uint8_t *target) {
     static item one[MAX_N];
     memset(target, KV_DROP, (size_t)s->n);
     for (int j = 0; j < s->n; j++) one[j] = (item){class_of(s, j), j, 0, score[j]};
@@ -249,7 +280,7 @@ static void select_head(const setup *s, const float *score, const float *norms, 
             else if (i < m1) x->class = 7;
             else {
                 x->class = 0;
-                x->score = (base + (float)s->critical_epsilon) * per_group(s, norms, 0, h, x->pos);
+                x->score = critical_value(s, needs, y, h, x->pos, base, forced);
             }
             if (x->class == 7) { /* its order inside does not matter below */
                 x->class = 0;
@@ -261,12 +292,6 @@ static void select_head(const setup *s, const float *score, const float *norms, 
     for (int i = 0; i < quota; i++) target[one[i].pos] = 0;
 }
 
-static const float *signal_of(const policy_needs *needs, const policy_layer *l, signal_kind kind) {
-    for (int i = 0; i < needs->n_signals; i++)
-        if (needs->signals[i].kind == (int)kind) return l->signal[i];
-    return NULL;
-}
-
 static void naive(const setup *s, const policy_needs *needs, const policy_layer *layers, uint8_t *target) {
     static float score[MAX_HEADS][MAX_N];
     int quota[MAX_HEADS] = {0}, safe[MAX_HEADS] = {0}, kept = kept_of(s), w = 0;
@@ -275,15 +300,18 @@ static void naive(const setup *s, const policy_needs *needs, const policy_layer 
         for (int h = 0; h < s->n_kv; h++) {
             float *x = score[l * s->n_kv + h];
             const policy_layer *y = &layers[l];
-            if (s->score == COLUMN) column_score(s, signal_of(needs, y, SIGNAL_ALL_MASS), h, x);
-            if (s->score == CHANGE) change_score(s, signal_of(needs, y, SIGNAL_WINDOW_CHANGE), h, x);
+            if (s->score == COLUMN) column_score(s, signal_of(needs, y, SIGNAL_ALL_MASS, 1), h, x);
+            if (s->score == CHANGE) change_score(s, signal_of(needs, y, SIGNAL_WINDOW_CHANGE, 0), h, x);
             for (int j = 0; j < s->n; j++) {
-                if (s->score == KEY_NORM) x[j] = -signal_of(needs, y, SIGNAL_KEY_NORM)[h * s->n + j];
-                if (s->score == KEY_DIFF) x[j] = -signal_of(needs, y, SIGNAL_KEY_COSINE)[h * s->n + j];
-                if (s->score == PROBE) x[j] = per_group(s, signal_of(needs, y, SIGNAL_PROBE_MASS), 1, h, j);
+                if (s->score == KEY_NORM) x[j] = -signal_of(needs, y, SIGNAL_KEY_NORM, 0)[h * s->n + j];
+                if (s->score == KEY_DIFF) x[j] = -signal_of(needs, y, SIGNAL_KEY_COSINE, 0)[h * s->n + j];
+                if (s->score == PROBE) {
+                    x[j] = query_score(s, needs, y, h, 0, j);
+                    for (int m = 1; m < s->group; m++) x[j] = fmaxf(x[j], query_score(s, needs, y, h, m, j));
+                }
                 if (s->score == EXPECTED) {
-                    x[j] = per_group(s, signal_of(needs, y, SIGNAL_EXPECTED_MASS), s->group_kind, h, j) + (float)s->epsilon;
-                    if (s->value_norm) x[j] *= signal_of(needs, y, SIGNAL_VALUE_NORM)[h * s->n + j];
+                    x[j] = per_group(s, signal_of(needs, y, SIGNAL_EXPECTED_MASS, 0), s->group_kind, h, j) + (float)s->epsilon;
+                    if (s->value_norm) x[j] *= signal_of(needs, y, SIGNAL_VALUE_NORM, 0)[h * s->n + j];
                 }
             }
         }
@@ -303,7 +331,7 @@ static void naive(const setup *s, const policy_needs *needs, const policy_layer 
         pad = pad > -FLT_MAX ? pad + 1 : 1;
         for (int h = 0; h < s->n_kv; h++) {
             int k = l * s->n_kv + h;
-            select_head(s, score[k], signal_of(needs, &layers[l], SIGNAL_VALUE_OUTPUT), h, quota[k], safe[k], pad, target + k * s->n);
+            select_head(s, needs, &layers[l], score[k], h, quota[k], safe[k], pad, target + k * s->n);
         }
     }
 }

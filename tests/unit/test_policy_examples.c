@@ -72,6 +72,17 @@ static void kvzip_takes_the_largest_attention_of_the_group(void **state) {
     assert_true(kept == set("0 1"));
 }
 
+/* Attention over the norms of the rows (2.236068, 2.061553), then times |Wo v| of each query head: 0, .286729, .723538, .299147. */
+static void kvzip_plus_weighs_attention_with_the_output(void **state) {
+    const policy_shape shape = {.n_layers = 1, .n_heads = 2, .n_kv = 1, .head_dim = 64, .context = 64};
+    const float norm[] = {.1f, 1, 2, 3, .111803f, 1.118034f, 4, 3.354102f};
+    const float mass[] = {0, .286729f, .212897f, .073711f, 0, .114694f, .180884f, .089189f};
+    const float *const signal[1][2] = {{norm, mass}};
+    uint64_t kept;
+    decide(shape, "{budget: 0.5, score: {probe: {sinks: 1, normalise: output}}, quota: {global: {over: layer, count: evicted}}}", 4, signal, &kept);
+    assert_true(kept == set("0 2"));
+}
+
 static void kvzip_ranks_all_layers_together(void **state) {
     const policy_shape shape = {.n_layers = 2, .n_heads = 1, .n_kv = 1, .head_dim = 64, .context = 64};
     const float first[] = {0, .1f, .2f, .6f}, second[] = {0, .5f, .7f, .05f};
@@ -133,6 +144,7 @@ int main(void) {
         cmocka_unit_test(criticalkv_weighs_scores_with_the_output_norm),
         cmocka_unit_test(criticalkv_fills_the_budgets_of_adakv),
         cmocka_unit_test(kvzip_takes_the_largest_attention_of_the_group),
+        cmocka_unit_test(kvzip_plus_weighs_attention_with_the_output),
         cmocka_unit_test(kvzip_ranks_all_layers_together),
         cmocka_unit_test(pyramidkv_has_the_schedule_of_kvcache_factory),
     };

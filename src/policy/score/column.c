@@ -40,18 +40,28 @@ static void column_describe(const policy *p, const void *conf, char *out, size_t
     if (c->live && used > 0 && (size_t)used < n) snprintf(out + used, n - (size_t)used, ", live");
 }
 
-/* Of one head, from the prompt: `column` as it is, or divided by the queries that see the item. */
+/* From the prompt, of query head m of the group: `column` as it is, or divided by the queries that see the item. */
+static void query_head_scores(const column_conf *c, const decision *d, const head_items *h, int m, bool mean, float *out) {
+    int group = d->p->shape.n_heads / d->p->shape.n_kv;
+    const float *mass = d->signal[c->signal] + (size_t)(h->head * group + m) * (size_t)h->n;
+    for (int i = 0; i < h->n; i++) {
+        int seen_by = h->n - i - c->lag;
+        out[i] = mean && seen_by > 0 ? mass[i] / (float)seen_by : mass[i];
+    }
+}
+
 static void reduce_group(const column_conf *c, const decision *d, const head_items *h, bool mean, float *out) {
     int group = d->p->shape.n_heads / d->p->shape.n_kv;
-    const float *mass = d->signal[c->signal] + (size_t)(h->head * group) * (size_t)h->n;
-    for (int m = 0; m < group; m++, mass += h->n) {
-        for (int i = 0; i < h->n; i++) {
-            int seen_by = h->n - i - c->lag;
-            d->tmp[i] = mean && seen_by > 0 ? mass[i] / (float)seen_by : mass[i];
-        }
+    for (int m = 0; m < group; m++) {
+        query_head_scores(c, d, h, m, mean, d->tmp);
         signal_group_add((group_kind)c->group, m, d->tmp, h->n, out);
     }
     signal_group_finish((group_kind)c->group, group, h->n, out);
+}
+
+static void column_score_query(const void *conf, const decision *d, const head_items *h, int m, float *out) {
+    const column_conf *c = conf;
+    query_head_scores(c, d, h, m, c->reduce == REDUCE_MEAN, out);
 }
 
 static void column_score(const void *conf, const decision *d) {
@@ -71,4 +81,4 @@ static void column_score(const void *conf, const decision *d) {
 
 const stage score_column = {
     .kind = STAGE_SCORE, .name = "column", .help = "attention from all queries of the prompt (H2O, ObservedAttention)",
-    .parse = column_parse, .describe = column_describe, .score = column_score};
+    .parse = column_parse, .describe = column_describe, .score = column_score, .score_query = column_score_query};

@@ -50,6 +50,16 @@ static void expected_score(const void *conf, const decision *d) {
     }
 }
 
+static void expected_score_query(const void *conf, const decision *d, const head_items *h, int m, float *out) {
+    const expected_conf *c = conf;
+    size_t n = (size_t)h->n, group = (size_t)(d->p->shape.n_heads / d->p->shape.n_kv);
+    const float *mass = d->signal[c->mass] + ((size_t)h->head * group + (size_t)m) * n;
+    for (size_t i = 0; i < n; i++) {
+        out[i] = mass[i] + (float)c->epsilon;
+        if (c->value_norm) out[i] *= d->signal[c->norm][(size_t)h->head * n + i];
+    }
+}
+
 const stage score_expected = {
     .kind = STAGE_SCORE, .name = "expected", .help = "attention expected from future queries (ExpectedAttention)",
-    .parse = expected_parse, .describe = expected_describe, .score = expected_score};
+    .parse = expected_parse, .describe = expected_describe, .score = expected_score, .score_query = expected_score_query};

@@ -72,16 +72,31 @@ static void window_describe(const policy *p, const void *conf, char *out, size_t
              c->sets == SETS_LAYER ? ", one set per layer" : "", c->force_window ? "" : ", window not forced", c->live ? ", live " : "", c->live ? live_names[c->live] : "");
 }
 
+/* Scores of the first n_scored items from query head m, pooled; `x` is scratch. */
+static void query_head_scores(const window_conf *c, const decision *d, const head_items *h, int m, int n_scored, float *x, float *out) {
+    int rows = c->rows < h->n ? c->rows : h->n, group = d->p->shape.n_heads / d->p->shape.n_kv;
+    const float *mass = d->signal[c->signal] + (size_t)(h->head * group + m) * (size_t)h->n;
+    for (int j = 0; j < n_scored; j++) x[j] = c->reduce == REDUCE_MEAN ? mass[j] / (float)rows : mass[j];
+    signal_pool((pool_kind)c->pool, (pool_direction)c->direction, c->width, x, n_scored, out);
+}
+
+static void window_score_query(const void *conf, const decision *d, const head_items *h, int m, float *out) {
+    const window_conf *c = conf;
+    int rows = c->rows < h->n ? c->rows : h->n, n_scored = c->force_window ? h->n - rows : h->n;
+    query_head_scores(c, d, h, m, n_scored, d->tmp, out);
+    for (int j = n_scored; j < h->n; j++) out[j] = 0;
+}
+
 static void score_head(const window_conf *c, const decision *d, head_items *h, int group, int n_scored) {
     int rows = c->rows < h->n ? c->rows : h->n;
     float *x = d->tmp, *pooled = d->tmp + h->n;
     for (int m = 0; m < group; m++) {
-        const float *mass = d->signal[c->signal] + (size_t)(h->head * group + m) * (size_t)h->n;
-        for (int j = 0; j < n_scored; j++) x[j] = c->reduce == REDUCE_MEAN ? mass[j] / (float)rows : mass[j];
         if (c->group_order == ORDER_BEFORE) {
+            const float *mass = d->signal[c->signal] + (size_t)(h->head * group + m) * (size_t)h->n;
+            for (int j = 0; j < n_scored; j++) x[j] = c->reduce == REDUCE_MEAN ? mass[j] / (float)rows : mass[j];
             signal_group_add((group_kind)c->group, m, x, n_scored, pooled);
         } else {
-            signal_pool((pool_kind)c->pool, (pool_direction)c->direction, c->width, x, n_scored, pooled);
+            query_head_scores(c, d, h, m, n_scored, x, pooled);
             signal_group_add((group_kind)c->group, m, pooled, n_scored, h->score);
         }
     }
@@ -111,4 +126,4 @@ static void window_score(const void *conf, const decision *d) {
 
 const stage score_window = {
     .kind = STAGE_SCORE, .name = "window", .help = "attention from the last rows of the prompt, pooled (SnapKV)",
-    .parse = window_parse, .describe = window_describe, .score = window_score};
+    .parse = window_parse, .describe = window_describe, .score = window_score, .score_query = window_score_query};
