@@ -1,5 +1,5 @@
 /* The other stages, as small as they can be. Together they do what kvlab's own recency, fixed, top_k and uniform do, so each can be
- * tried alone beside the built-in ones, and the tests compare the results number by number. */
+ * tried alone beside the built-in ones, and the tests compare the results number by number; `decide` does all of it at once. */
 #include <stdlib.h>
 #include <string.h>
 #include "kvlab_plugin.h"
@@ -84,3 +84,31 @@ static int last_tier_count(void *state, int32_t n_sink, int32_t n_recent, int32_
 }
 KVLAB_STAGE(kvlab_tier) = {.abi = KVLAB_PLUGIN_ABI, .bytes = sizeof(kvlab_stage), .about = "recent items hot, the rest in the last tier",
                            .open = last_tier_open, .run = last_tier_run, .count = last_tier_count};
+
+/* ---- decide: sinks and the newest items stay, recent ones in the hot tier, the rest in the last one ---- */
+
+static int newest_run(void *state, const kvlab_decision *d, char *why) {
+    uint8_t last = *(uint8_t *)state;
+    int *at = malloc(sizeof *at * (size_t)d->n_tokens); /* item at a position, -1 for none */
+    if (!at) {
+        strcpy(why, "out of memory");
+        return 1;
+    }
+    for (int k = 0; k < d->n_heads; k++) {
+        kvlab_head *h = &d->heads[k];
+        int room = d->kept;
+        memset(at, -1, sizeof *at * (size_t)d->n_tokens);
+        for (int i = 0; i < h->n; i++) {
+            if (h->flags[i] & KVLAB_SINK) h->target[i] = last, room--;
+            else at[h->pos[i]] = i;
+        }
+        for (int pos = d->n_tokens - 1; pos >= 0; pos--) {
+            if (at[pos] < 0) continue;
+            h->target[at[pos]] = room-- <= 0 ? KVLAB_DROP : h->flags[at[pos]] & KVLAB_RECENT ? 0 : last;
+        }
+    }
+    free(at);
+    return 0;
+}
+KVLAB_STAGE(kvlab_decide) = {.abi = KVLAB_PLUGIN_ABI, .bytes = sizeof(kvlab_stage), .about = "sinks and the newest items, in two tiers",
+                             .open = last_tier_open, .run = newest_run, .count = last_tier_count};

@@ -9,8 +9,9 @@
  *
  *     policy: {budget: 0.25, score: {plugin: {path: ./mine.so}}}
  *
- * The symbol says which stage it is: kvlab_score, kvlab_quota, kvlab_select or kvlab_tier (YAML `symbol: NAME` chooses another
- * one, so a file may hold many). One file may export several.
+ * The symbol says which stage it is: kvlab_score, kvlab_quota, kvlab_select, kvlab_tier, or kvlab_decide, which takes the place of the last
+ * three: present tiers in, target tiers out (YAML `symbol: NAME` chooses another one, so a file may hold many). One file may export
+ * several.
  *
  * Version. kvlab loads plug-ins of exactly its own KVLAB_PLUGIN_ABI; every change of this file changes the number, and a plug-in of
  * another version is refused by name. `abi` stays the first field in all versions.
@@ -88,7 +89,8 @@ typedef struct kvlab_head {
     const uint8_t *flags;    /* [n] roles so far */
     float *score;            /* [n] `score` writes all of them, larger stays first; the others read it (0 without a score stage) */
     int32_t quota;           /* `quota` writes it: items that may stay, protected ones (sink, recent) included; `select` reads it */
-    uint8_t *target;         /* [n] `select` writes 0 (stays) or KVLAB_DROP; `tier` replaces each 0 by a tier */
+    uint8_t *target;         /* [n] `select` writes 0 (stays) or KVLAB_DROP; `tier` replaces each 0 by a tier; `decide` finds the present tiers
+                                (0 at prefill) and writes tiers or KVLAB_DROP: protected items stay, a budget holds over all heads together */
     uint8_t *mark;           /* [n] zeros; `score` may set 1: KVLAB_FORCED; `select` may set 1: KVLAB_REPRESENTATIVE */
 } kvlab_head;
 
@@ -100,9 +102,9 @@ typedef struct kvlab_decision {
     int32_t first_new; /* decode: positions from here on were recent or not there at the last decision */
     int32_t n_tiers;
     const uint32_t *tier_item_bytes; /* [n_tiers] bytes of one item, scales and columns included */
-    int32_t n_heads;                 /* entries of heads: the KV heads of one layer; `quota` with `over: sequence` sees all layers; in decode one */
+    int32_t n_heads;                 /* entries of heads: the KV heads of one layer; `quota` and `decide` with `over: sequence` see all layers */
     kvlab_head *heads;
-    const float *const *signals; /* [needs.n_signals]; NULL in decode and for `quota` */
+    const float *const *signals; /* [needs.n_signals]; NULL in decode, and for a stage that sees all layers at once */
 } kvlab_decision;
 
 typedef struct kvlab_stage {
@@ -114,7 +116,7 @@ typedef struct kvlab_stage {
     int (*open)(const kvlab_model *model, const kvlab_option *options, int n_options, kvlab_needs *needs, void **state, char *why);
     int (*run)(void *state, const kvlab_decision *d, char *why); /* one decision */
     void (*close)(void *state);                                  /* may be NULL */
-    /* tier only, needed for budgets in bytes: how many of n_sink + n_recent + n_rest kept items of a head go where (comes zeroed). Must
+    /* tier and decide, needed for budgets in bytes: how many of n_sink + n_recent + n_rest kept items of a head go where (comes zeroed). Must
      * agree with `run` at prefill, and one item more must never move another one to a cheaper tier. */
     int (*count)(void *state, int32_t n_sink, int32_t n_recent, int32_t n_rest, int32_t *per_tier, char *why);
 } kvlab_stage;

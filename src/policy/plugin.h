@@ -13,7 +13,7 @@ struct plugin {
     char *why;       /* then: the reason */
     int n_options;
     kvlab_option *options;
-    bool sequence;   /* quota: sees all layers at once */
+    bool sequence;   /* quota, decide: sees all layers at once */
     int n_tiers;     /* of the policy */
     stage row;       /* what the policy's checks read of this stage */
 

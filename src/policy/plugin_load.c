@@ -55,11 +55,11 @@ static err read_conf(plugin *pl, const node *at, const node *map) {
     pl->symbol = symbol ? mem_strdup(symbol) : mem_sprintf("kvlab_%s", stage_kind_name(pl->kind));
     const node *live = node_get(map, "live");
     if (live) TRY(node_as_bool(live, &pl->row.live));
-    if (pl->kind == STAGE_QUOTA) {
+    if (pl->kind == STAGE_QUOTA || pl->kind == STAGE_DECIDE) {
         TRY(text_of(map, "over", &over));
         pl->sequence = over && !strcmp(over, "sequence");
         if (over && !pl->sequence && strcmp(over, "layer"))
-            return NODE_ERR(node_get(map, "over"), "quota plugin: over is \"%s\"; it is layer or sequence", over);
+            return NODE_ERR(node_get(map, "over"), "%s plugin: over is \"%s\"; it is layer or sequence", stage_kind_name(pl->kind), over);
     }
     const node *options = node_get(map, "options");
     if (options && node_type(options) != NODE_NULL) {
@@ -85,11 +85,12 @@ err plugin_parse(policy *p, stage_kind kind, const stage *functions, const node 
     TRY(read_conf(pl, at, map));
     read_hash(pl);
     bool scored = kind != STAGE_SCORE && p->use[STAGE_SCORE].st != NULL;
-    pl->row.budgeted = kind == STAGE_QUOTA || kind == STAGE_SELECT;
+    pl->row.budgeted = kind == STAGE_QUOTA || kind == STAGE_SELECT || (kind == STAGE_DECIDE && p->budget.unit);
+    pl->row.drops = kind == STAGE_DECIDE;
     pl->row.ranks = scored;
     if (kind == STAGE_SELECT) pl->row.marks = ITEM_REPRESENTATIVE;
     if (pl->sequence) p->needs.scope = SCOPE_SEQUENCE;
-    else if (kind == STAGE_QUOTA) p->needs.scope = SCOPE_LAYER;
+    else if (kind == STAGE_QUOTA || kind == STAGE_DECIDE) p->needs.scope = SCOPE_LAYER;
     p->use[kind].st = &pl->row;
     return OK;
 }
@@ -197,7 +198,8 @@ static err request_signals(policy *p, plugin *pl) {
     const kvlab_needs *n = &pl->needs;
     if (n->n_signals < 0 || n->n_signals > KVLAB_MAX_SIGNALS)
         return ERR(ERR_FAILED, "%s plug-in %s asks for %d signals, at most %d are given", kind, pl->path, n->n_signals, KVLAB_MAX_SIGNALS);
-    if (n->n_signals && pl->kind == STAGE_QUOTA) return ERR(ERR_FAILED, "quota plug-in %s asks for signals, which only score, select and tier see", pl->path);
+    if (n->n_signals && (pl->kind == STAGE_QUOTA || pl->sequence))
+        return ERR(ERR_FAILED, "%s plug-in %s asks for signals, which only score, select, tier and a decide over one layer see", kind, pl->path);
     for (int i = 0; i < n->n_signals; i++) {
         signal_request r;
         if (!request_of(&n->signals[i], &r))
@@ -219,8 +221,8 @@ err plugin_load(policy *p, plugin *pl) {
         why[sizeof why - 1] = 0;
         return ERR(ERR_FAILED, "%s plug-in %s did not open: %s", stage_kind_name(pl->kind), pl->path, *why ? why : "it gave no reason");
     }
-    if (pl->kind == STAGE_TIER && p->budget.unit == BUDGET_BYTES && !pl->stage->count)
-        return ERR(ERR_FAILED, "tier plug-in %s has no `count`, which a budget in bytes needs", pl->path);
+    if ((pl->kind == STAGE_TIER || pl->kind == STAGE_DECIDE) && p->budget.unit == BUDGET_BYTES && !pl->stage->count)
+        return ERR(ERR_FAILED, "%s plug-in %s has no `count`, which a budget in bytes needs", stage_kind_name(pl->kind), pl->path);
     return request_signals(p, pl);
 }
 

@@ -158,25 +158,29 @@ static void plugin_count(const void *conf, int n_sink, int n_recent, int n_rest,
     for (int t = 0; t < KVLAB_MAX_TIERS; t++) per_tier[t] += count[t];
 }
 
-static bool take_tiers(plugin *pl, const decision *d, const head_items *h, const uint8_t *before) {
+/* Whether item i may go where it is sent: a tier that exists, and in decode one it can be re-quantised to. */
+static bool may_go(plugin *pl, const decision *d, const head_items *h, int i) {
     const policy_needs *needs = &d->p->needs;
+    int to = h->target[i], now = h->tier_now ? h->tier_now[i] : 0;
+    if (to == KV_DROP) return true;
+    if (to >= needs->n_tiers) {
+        plugin_fail(pl, "tier %d for position %u in layer %d, head %d: there are %d tiers", to, h->pos[i], h->layer, h->head, needs->n_tiers);
+        return false;
+    }
+    if (!h->tier_now || to == now || kv_format_can_move(needs->tiers[now], needs->tiers[to])) return true;
+    plugin_fail(pl, "position %u in layer %d, head %d would move from %s to %s: moves only lower precision", h->pos[i], h->layer, h->head,
+                d->p->tier_names[now], d->p->tier_names[to]);
+    return false;
+}
+
+static bool take_tiers(plugin *pl, const decision *d, const head_items *h, const uint8_t *before) {
     for (int i = 0; i < h->n; i++) {
-        int to = h->target[i];
-        if ((to == KV_DROP) != (before[i] != 0)) {
+        if ((h->target[i] == KV_DROP) != (before[i] != 0)) {
             plugin_fail(pl, "position %u in layer %d, head %d is %s by select and %s here", h->pos[i], h->layer, h->head,
                         before[i] ? "dropped" : "kept", before[i] ? "kept" : "dropped");
             return false;
         }
-        if (to != KV_DROP && to >= needs->n_tiers) {
-            plugin_fail(pl, "tier %d for position %u in layer %d, head %d: there are %d tiers", to, h->pos[i], h->layer, h->head, needs->n_tiers);
-            return false;
-        }
-        int now = h->tier_now ? h->tier_now[i] : 0;
-        if (h->tier_now && to != KV_DROP && to != now && !kv_format_can_move(needs->tiers[now], needs->tiers[to])) {
-            plugin_fail(pl, "position %u in layer %d, head %d would move from %s to %s: moves only lower precision", h->pos[i], h->layer, h->head,
-                        d->p->tier_names[now], d->p->tier_names[to]);
-            return false;
-        }
+        if (!may_go(pl, d, h, i)) return false;
     }
     return true;
 }
@@ -215,6 +219,37 @@ static void plugin_assign(const void *conf, const decision *d) {
     for (int k = 0; k < d->n_heads && pl->failed; k++) memset(d->heads[k].target, 0, (size_t)d->heads[k].n);
 }
 
+/* ---- decide ---- */
+
+static void take_decision(plugin *pl, const decision *d) {
+    int64_t kept = 0, allowed = 0;
+    for (int k = 0; k < d->n_heads; k++) {
+        const head_items *h = &d->heads[k];
+        for (int i = 0; i < h->n; i++) {
+            if (h->target[i] == KV_DROP && (h->flags[i] & ITEM_PROTECTED)) {
+                plugin_fail(pl, "the protected position %u in layer %d, head %d is dropped", h->pos[i], h->layer, h->head);
+                return;
+            }
+            if (!may_go(pl, d, h, i)) return;
+            kept += h->target[i] != KV_DROP;
+        }
+        if (!agrees_with_count(pl, d, h)) return;
+        allowed += d->kept < h->n ? d->kept : h->n;
+    }
+    if (d->p->budget.unit && kept > allowed) plugin_fail(pl, "%lld items stay, the budget holds %lld", (long long)kept, (long long)allowed);
+}
+
+static void plugin_decide(const void *conf, const decision *d) {
+    plugin *pl = plugin_of(conf);
+    for (int k = 0; k < d->n_heads; k++) {
+        const head_items *h = &d->heads[k];
+        if (h->tier_now) memcpy(h->target, h->tier_now, (size_t)h->n);
+        else memset(h->target, 0, (size_t)h->n);
+    }
+    if (prepare(pl, d) && call(pl, d)) take_decision(pl, d);
+    for (int k = 0; k < d->n_heads && pl->failed; k++) memset(d->heads[k].target, 0, (size_t)d->heads[k].n);
+}
+
 /* Every tier may follow every dearer one: what the plug-in does with that is checked move by move. */
 static int plugin_moves(const void *conf, uint8_t (*pairs)[2]) {
     const plugin *pl = plugin_of(conf);
@@ -234,6 +269,7 @@ static err parse_score(policy *p, const node *at, const node *map, void *conf);
 static err parse_quota(policy *p, const node *at, const node *map, void *conf);
 static err parse_select(policy *p, const node *at, const node *map, void *conf);
 static err parse_tier(policy *p, const node *at, const node *map, void *conf);
+static err parse_decide(policy *p, const node *at, const node *map, void *conf);
 
 /* The file's name without what could break a line of text. */
 static void plugin_describe(const policy *p, const void *conf, char *out, size_t n) {
@@ -253,8 +289,12 @@ const stage select_plugin = {.kind = STAGE_SELECT, .name = "plugin", .help = "wh
 const stage tier_plugin = {.kind = STAGE_TIER, .name = "plugin", .help = "tiers from a shared object", .parse = parse_tier,
                            .describe = plugin_describe, .assign = plugin_assign, .count = plugin_count, .moves = plugin_moves,
                            .tiers_used = plugin_tiers_used};
+const stage decide_plugin = {.kind = STAGE_DECIDE, .name = "plugin", .help = "who stays and where, from a shared object", .parse = parse_decide,
+                             .describe = plugin_describe, .decide = plugin_decide, .count = plugin_count, .moves = plugin_moves,
+                             .tiers_used = plugin_tiers_used};
 
 static err parse_score(policy *p, const node *at, const node *map, void *conf) { return plugin_parse(p, STAGE_SCORE, &score_plugin, at, map, conf); }
 static err parse_quota(policy *p, const node *at, const node *map, void *conf) { return plugin_parse(p, STAGE_QUOTA, &quota_plugin, at, map, conf); }
 static err parse_select(policy *p, const node *at, const node *map, void *conf) { return plugin_parse(p, STAGE_SELECT, &select_plugin, at, map, conf); }
 static err parse_tier(policy *p, const node *at, const node *map, void *conf) { return plugin_parse(p, STAGE_TIER, &tier_plugin, at, map, conf); }
+static err parse_decide(policy *p, const node *at, const node *map, void *conf) { return plugin_parse(p, STAGE_DECIDE, &decide_plugin, at, map, conf); }

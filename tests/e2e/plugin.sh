@@ -35,6 +35,8 @@ symbol=kvlab_select bad keepsall "$fill d->heads[k].target[i] = 0; return 0;"
 symbol=kvlab_select bad nosuch "$fill d->heads[k].target[i] = 7; return 0;"
 symbol=kvlab_select bad unkind "$fill d->heads[k].target[i] = KVLAB_DROP; return 0;"
 symbol=kvlab_tier bad far "$fill if (d->heads[k].target[i] == 0) d->heads[k].target[i] = 3; return 0;"
+symbol=kvlab_decide bad hoarder 'return 0;'
+symbol=kvlab_decide bad lifter "$fill { if (d->heads[k].tier_now) d->heads[k].target[i] = 0; else d->heads[k].target[i] = d->heads[k].flags[i] ? 0 : 1; } return 0;"
 symbol=kvlab_tier bad undead "$fill d->heads[k].target[i] = 1; return 0;"
 
 cat >head.yaml <<'Y'
@@ -65,6 +67,8 @@ sweep:
       - {budget: {bytes: 0.3}, score: random, $two, tier: {plugin: {path: stages.so, live: true}}, quota: {plugin: {path: stages.so, live: true}}, select: {plugin: {path: stages.so, live: true}}}
       - {budget: 0.5, score: {plugin: {path: ./stages.so, live: true}}, protect: {sink: 4}, trigger: {prefill: true, slack: 1}}
       - {budget: 0.5, score: recency, protect: {sink: 4}, trigger: {prefill: true, slack: 1}}
+      - {budget: {bytes: 0.3}, score: recency, protect: {sink: 4, recent: 16}, tiers: [f16, k8v4], trigger: {prefill: true, slack: 8}, tier: {uniform: {format: k8v4}}}
+      - {budget: {bytes: 0.3}, protect: {sink: 4, recent: 16}, tiers: [f16, k8v4], trigger: {prefill: true, slack: 8}, decide: {plugin: {path: stages.so, live: true}}}
 Y
 } >same.yaml
 expect "plug-ins of all four stages run" 0 "" "$kvlab" run same.yaml -o same -q
@@ -85,6 +89,7 @@ equal "quota and select of its own equal fixed and top_k" 3 5
 equal "quota over a sequence equals fixed" 7 6
 equal "tier of its own under a byte budget, in decode too, equals uniform" 8 9
 equal "score that lives in decode equals recency" 11 10
+equal "decide of its own equals score, quota, select and tier" 12 13
 
 # ---- what is wrong costs its units ----
 point() { printf '      - {budget: 0.25, %s}\n' "$1"; }
@@ -98,6 +103,8 @@ point() { printf '      - {budget: 0.25, %s}\n' "$1"; }
     for name in greedy negative; do point "score: random, quota: {plugin: {path: $name.so}}"; done
     for name in keepsall nosuch unkind; do point "score: random, protect: {sink: 2}, select: {plugin: {path: $name.so}}"; done
     for name in far undead; do point "score: random, tiers: [f16, k8v4], tier: {plugin: {path: $name.so}}"; done
+    point 'decide: {plugin: {path: hoarder.so}}'
+    printf '      - {tiers: [f16, k8v4], protect: {recent: 8}, trigger: {prefill: true, slack: 4}, decide: {plugin: {path: lifter.so, live: true}}}\n'
     point 'score: random'
 } >bad.yaml
 "$kvlab" run bad.yaml -o bad -q >out 2>err
@@ -106,7 +113,7 @@ status=$?
 n=$(grep -c '"status":"ok"' bad/journal/units.jsonl)
 [ "$n" -eq 4 ] && ok "the other points were computed" || not_ok "the other points were computed" "$n units are ok, not 4"
 n=$(grep -cE '"status":"(failed|crashed)"' bad/journal/units.jsonl)
-[ "$n" -eq 38 ] && ok "every unit of a broken plug-in has its record" || not_ok "every unit of a broken plug-in has its record" "$n, not 38"
+[ "$n" -eq 42 ] && ok "every unit of a broken plug-in has its record" || not_ok "every unit of a broken plug-in has its record" "$n, not 42"
 says() { # name, text that a record of the journal must hold twice (once per unit)
     local n
     n=$(grep -E '"status":"(failed|crashed)"' bad/journal/units.jsonl | grep -c -e "$2")
@@ -131,6 +138,8 @@ says "a target that is none" 'plug-in ./nosuch.so: target 7 for position 0' nosu
 says "a protected item dropped" 'plug-in ./unkind.so: the protected position 0' unkind
 says "a tier that is not there" 'plug-in ./far.so: tier 3 for position' far.so
 says "a dropped item kept" 'plug-in ./undead.so: position [0-9]* in layer 0, head 0 is dropped by select and kept here' undead
+says "a decision beyond the budget" 'plug-in ./hoarder.so: [0-9]* items stay, the budget holds' hoarder
+says "a move upwards" 'plug-in ./lifter.so: position [0-9]* in layer 0, head 0 would move from k8v4 to f16: moves only lower precision' lifter
 expect "a missing file is told before the run" 0 'absent.so cannot be read' "$kvlab" plan bad.yaml -o bad
 
 # ---- identity ----
