@@ -14,18 +14,21 @@ static double dot(const float *a, const float *b, int n) {
 }
 
 void attn_columns_reference(const par *p, const attn_columns *a) {
-    int d = a->head_dim, group = a->n_heads / a->n_kv;
-    for (int u = p->ith; u < a->n_heads * a->n_tokens; u += p->nth) {
-        int h = u / a->n_tokens, t = u % a->n_tokens;
-        const float *k = a->k + ((size_t)(h / group) * (size_t)a->n_tokens + (size_t)t) * (size_t)d;
+    int d = a->head_dim, group = a->n_heads / a->n_kv, per_out = a->group_max ? group : 1;
+    for (int u = p->ith; u < a->n_heads / per_out * a->n_tokens; u += p->nth) {
+        int out = u / a->n_tokens, t = u % a->n_tokens, first_head = out * per_out;
+        const float *k = a->k + ((size_t)(first_head / group) * (size_t)a->n_tokens + (size_t)t) * (size_t)d;
         double total = 0;
         for (int r = attn_max(0, t + a->lag - a->first); r < a->n_rows; r++) {
-            const float *q = a->q + ((size_t)r * (size_t)a->n_heads + (size_t)h) * (size_t)d;
-            double x = exp((double)a->scale * dot(q, k, d) - (double)a->lse[(size_t)h * a->ld_lse + (size_t)r]);
-            if (a->power == 2) x *= x;
-            total = a->max ? fmax(total, x) : total + x;
+            double largest = 0;
+            for (int h = first_head; h < first_head + per_out; h++) {
+                const float *q = a->q + ((size_t)r * (size_t)a->n_heads + (size_t)h) * (size_t)d;
+                double x = exp((double)a->scale * dot(q, k, d) - (double)a->lse[(size_t)h * a->ld_lse + (size_t)r]);
+                largest = fmax(largest, a->power == 2 ? x * x : x);
+            }
+            total = a->max ? fmax(total, largest) : total + largest;
         }
-        a->out[(size_t)h * (size_t)a->n_tokens + (size_t)t] = (float)total;
+        a->out[(size_t)out * (size_t)a->n_tokens + (size_t)t] = (float)total;
     }
 }
 

@@ -111,13 +111,14 @@ typedef struct attn_columns {
     const float *q;     /* [n_rows][n_heads][head_dim], after RoPE */
     const float *lse;   /* [n_heads][n_rows], row stride ld_lse */
     const float *k;     /* [n_kv][n_tokens][head_dim] */
-    float *out;         /* [n_heads][n_tokens]: sum or max over the rows of p^power */
+    float *out;         /* [n_heads][n_tokens]: sum or max over the rows of p^power; with group_max [n_kv][n_tokens] */
     size_t ld_lse;
     int first, n_rows, n_tokens, n_heads, n_kv, head_dim;
     float scale;
     int power;          /* 1 or 2 */
     int lag;            /* rows nearer to the key than this do not count; 0 = all that see it */
     bool max;
+    bool group_max;     /* of each row, the largest p^power of the KV head's query heads counts */
     void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
 } attn_columns;
 

@@ -12,7 +12,7 @@ typedef struct snapshot_shape { int n_layers, n_heads, n_kv, head_dim, n_vocab; 
 
 /* A statistic of the whole prompt that a policy declared (all-row column sums, query moments): a key that only the engine reads, and
  * `n_floats` per layer. */
-enum { SNAPSHOT_KEY_BYTES = 40, SNAPSHOT_MAX_STATS = 16 };
+enum { SNAPSHOT_KEY_BYTES = 64, SNAPSHOT_MAX_STATS = 16 };
 typedef struct snapshot_stat {
     unsigned char key[SNAPSHOT_KEY_BYTES];
     size_t n_floats;

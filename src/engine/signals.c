@@ -9,7 +9,7 @@ MUST err signal_supported(const engine *e, const signal_request *r) {
     const backend *be = e->m->be;
     if (r->kind == SIGNAL_PROBE_MASS && e->m->p.slide_period)
         return ERR(ERR_UNSUPPORTED, "attention from a repeated prompt (KVzip) is not measured on models with sliding layers (%s)", e->m->p.arch);
-    bool plain = r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r->kind);
+    bool plain = !r->group_max && (r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r));
     if (plain || (be->attn_columns && be->item_form && be->attn_change && be->signal_scratch_bytes)) return OK;
     return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);
 }
@@ -26,7 +26,7 @@ MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
     for (int i = 0; i < need->n_signals; i++) {
         const signal_request *r = &need->signals[i];
         TRY(signal_supported(e, r));
-        if (r->kind == SIGNAL_WINDOW_MASS) {
+        if (r->kind == SIGNAL_WINDOW_MASS && !r->group_max) {
             attn_mass a = {.n_rows = r->rows, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim};
             TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->mass_scratch_bytes(&a, e->threads)));
         }
@@ -174,8 +174,16 @@ static void expected_mass(const par *p, const finish *f, const signal_request *r
 static void window_mass(const par *p, const finish *f, const signal_request *r, int rows, float *out) {
     engine *e = f->s->e;
     const model_params *mp = &e->m->p;
-    size_t row = (size_t)mp->n_heads * (size_t)mp->head_dim;
-    attn_mass a = {.q = f->q_tail + (size_t)(f->n_tail - rows) * row, .k = f->k, .out = out, .n_rows = rows, .n_tokens = f->n_tokens,
+    size_t row = (size_t)mp->n_heads * (size_t)mp->head_dim, at = (size_t)(f->n_tail - rows);
+    if (r->group_max) { /* the probabilities of a row's query heads side by side: from its log-sum-exps */
+        attn_columns a = {.q = f->q_tail + at * row, .lse = f->lse_tail + at, .k = f->k, .out = out, .ld_lse = f->ld_lse,
+                          .first = f->n_tokens - rows, .n_rows = rows, .n_tokens = f->n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
+                          .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .max = r->max, .group_max = true,
+                          .scratch = e->signal_op.p};
+        e->m->be->attn_columns(p, &a);
+        return;
+    }
+    attn_mass a = {.q = f->q_tail + at * row, .k = f->k, .out = out, .n_rows = rows, .n_tokens = f->n_tokens,
                    .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power,
                    .max = r->max, .scratch = e->op.p};
     e->m->be->attn_mass(p, &a);
@@ -207,7 +215,7 @@ void signal_compute(const par *p, const finish *f, int layer, int i, float *out)
     case SIGNAL_ALL_MASS:
     case SIGNAL_PROBE_MASS: { /* the statistic is the signal */
         ptrdiff_t lo, hi;
-        par_range(p, (ptrdiff_t)mp->n_heads * f->n_tokens, &lo, &hi);
+        par_range(p, (ptrdiff_t)(r->group_max ? mp->n_kv : mp->n_heads) * f->n_tokens, &lo, &hi);
         memcpy(out + lo, stat + lo, sizeof(float) * (size_t)(hi - lo));
     }
     }

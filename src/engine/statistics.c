@@ -10,6 +10,7 @@ bool statistic_needed(const signal_request *r) {
 
 size_t statistic_floats(const engine *e, const signal_request *r, int n_tokens) {
     size_t h = (size_t)e->m->p.n_heads, d = (size_t)e->m->p.head_dim;
+    if (r->group_max) h = (size_t)e->m->p.n_kv;
     return r->kind == SIGNAL_EXPECTED_MASS ? h * (d + d * d) : h * (size_t)n_tokens;
 }
 
@@ -100,7 +101,7 @@ void statistics_layer(const par *p, const statistics *s, engine *e, int layer, i
         } else {
             attn_columns a = {.q = e->q.p, .lse = e->lse.p, .k = e->kh.p, .out = out, .ld_lse = (size_t)n_tokens, .first = 0,
                               .n_rows = n_tokens, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
-                              .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .lag = r->lag, .max = r->max,
+                              .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .lag = r->lag, .max = r->max, .group_max = r->group_max,
                               .scratch = e->signal_op.p};
             e->m->be->attn_columns(p, &a);
         }

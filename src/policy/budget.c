@@ -87,6 +87,18 @@ static double unequal_bytes(const struct policy *p, int n_rest) {
     return most - least + 2.0 * TABLE_ENTRY_BYTES * p->needs.n_tiers;
 }
 
+double budget_items_bytes(const struct policy *p, const int *per_tier) {
+    double bytes = 0;
+    for (int t = 0; t < p->needs.n_tiers; t++) bytes += per_tier[t] * p->item_bytes[t] + table_bytes(per_tier[t], p->page_items[t]);
+    return bytes;
+}
+
+double budget_sequence_bytes(const struct policy *p, int n_tokens) {
+    return p->budget.amount * n_tokens * p->shape.head_dim * 4 * p->shape.n_layers * p->shape.n_kv;
+}
+
+double budget_head_share(const struct policy *p) { return (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv); }
+
 double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
     protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
@@ -98,9 +110,7 @@ double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
         per_tier[t] -= left;
         per_tier[0] += left;
     }
-    double bytes = (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv);
-    for (int t = 0; t < p->needs.n_tiers; t++)
-        bytes += per_tier[t] * p->item_bytes[t] + table_bytes(per_tier[t], p->page_items[t]);
+    double bytes = budget_head_share(p) + budget_items_bytes(p, per_tier);
     if (p->use[STAGE_QUOTA].st->ranks && p->use[STAGE_QUOTA].st->budgeted) bytes += unequal_bytes(p, n_rest < 0 ? 0 : n_rest);
     return bytes;
 }

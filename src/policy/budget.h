@@ -28,6 +28,12 @@ int budget_ratio_tokens(double ratio, int n);
  * of the kept items, as their tiers would store them, and the head's page tables, over n * head_dim * 4 (an f16 `full`). Without a prompt
  * (n_prompt 0) the sequence's present length takes its place. */
 int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped);
+/* Live bytes of one head with so many items per tier: items and page tables. */
+double budget_items_bytes(const struct policy *p, const int *per_tier /* [KV_MAX_TIERS] */);
+/* What a byte budget allows a sequence of n_tokens prompt tokens. */
+double budget_sequence_bytes(const struct policy *p, int n_tokens);
+/* Its share of what a cache holds beside its heads. */
+double budget_head_share(const struct policy *p);
 /* The bytes that budget_kept counts for `kept` items of one head. */
 double budget_head_bytes(const struct policy *p, int n_tokens, int kept);
 #endif

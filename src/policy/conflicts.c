@@ -10,7 +10,7 @@ static err check_decide(const policy *p, const policy_parts *at) {
     char limit[64];
     budget_describe(&p->budget, limit, sizeof limit);
     if (decide->budgeted && !p->budget.unit) return NODE_ERR(here, "decide %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", decide->name);
-    if (p->budget.unit && !decide->budgeted)
+    if (p->budget.unit && !decide->budgeted && !policy_scales_to_bytes(p))
         return NODE_ERR(place(at, at->budget), "%s cannot be met: decide %s says itself how much stays", limit, decide->name);
     if (decide->ranks && !score) return NODE_ERR(here, "decide %s reads scores, but there is no score stage", decide->name);
     if (score && !decide->ranks) return NODE_ERR(at->stage[STAGE_SCORE], "score %s has no reader: decide %s reads none", score->name, decide->name);
@@ -26,17 +26,23 @@ static err check_budget(const policy *p, const policy_parts *at) {
     if (quota->budgeted && !p->budget.unit)
         return NODE_ERR(place(at, at->stage[STAGE_QUOTA]),
                         "quota %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", quota->name);
-    if (p->budget.unit && !sel->budgeted)
+    bool scaled = policy_scales_to_bytes(p);
+    if (p->budget.unit && sel->drops && !scaled)
+        return NODE_ERR(place(at, at->budget), "%s cannot be met by select %s, which drops by value: {bytes: x} can, with rule alpha", limit, sel->name);
+    if (p->budget.unit && !sel->budgeted && !scaled)
         return NODE_ERR(place(at, at->budget), "%s cannot be met: select %s keeps every item", limit, sel->name);
     if (quota->budgeted && !sel->budgeted)
-        return NODE_ERR(place(at, at->stage[STAGE_QUOTA]), "quota %s limits items, but select %s keeps every item",
-                        quota->name, sel->name);
+        return NODE_ERR(place(at, at->stage[STAGE_QUOTA]), "quota %s limits items, but select %s %s",
+                        quota->name, sel->name, sel->drops ? "drops by value" : "keeps every item");
     if (sel->budgeted && !quota->budgeted)
         return NODE_ERR(place(at, at->stage[STAGE_SELECT]), "select %s needs a limit, but quota %s sets none", sel->name,
                         quota->name);
     if (sel->ranks && !score)
         return NODE_ERR(place(at, at->stage[STAGE_SELECT] ? at->stage[STAGE_SELECT] : at->budget),
                         "select %s ranks items (%s), but there is no score stage", sel->name, limit);
+    if (p->budget.unit == BUDGET_BYTES && !scaled && !tier->count)
+        return NODE_ERR(place(at, at->budget), "%s cannot be met by counting items: tier %s places them by value; use select: threshold or all",
+                        limit, tier->name);
     if (tier->ranks && !score)
         return NODE_ERR(at->stage[STAGE_TIER], "tier %s ranks items, but there is no score stage", tier->name);
     if (score && !sel->ranks && !tier->ranks)
@@ -168,6 +174,7 @@ static err check_tiers(policy *p, const policy_parts *at) {
 err policy_check_parts(policy *p, const policy_parts *at) {
     const stage *score = p->use[STAGE_SCORE].st, *decide = p->use[STAGE_DECIDE].st;
     TRY(check_budget(p, at));
+    if (policy_scales_to_bytes(p)) p->needs.scope = SCOPE_SEQUENCE; /* one factor for all heads */
     bool known = (!score || policy_stage_live(p, STAGE_SCORE)) && (!decide || decide->live);
     p->decode_drops = policy_drops(p) && known && (p->trigger.slack || p->trigger.every);
     TRY(check_item_groups(p, at));

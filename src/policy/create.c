@@ -134,10 +134,19 @@ static err parse_decide(policy *p, const policy_parts *at) {
     return OK;
 }
 
+/* Does the configuration name this stage? */
+static bool names_stage(const node *n, const char *name) {
+    return node_type(n) == NODE_SCALAR ? !strcmp(node_text(n), name) : node_type(n) == NODE_MAP && node_count(n) == 1 && !strcmp(node_key(n, 0), name);
+}
+
 static err parse_stages(policy *p, const policy_parts *at) {
     if (node_type(at->stage[STAGE_DECIDE]) != NODE_NULL) return parse_decide(p, at);
+    bool scaled = p->budget.unit == BUDGET_BYTES /* thresholds meet it, not item counts */
+        && (names_stage(at->stage[STAGE_SELECT], "threshold")
+            || (names_stage(at->stage[STAGE_TIER], "threshold") && !names_stage(at->stage[STAGE_SELECT], "top_k")));
+    bool counted = p->budget.unit && !scaled;
     TRY(parse_stage(p, at, STAGE_SCORE, NULL));
-    TRY(parse_stage(p, at, STAGE_QUOTA, p->budget.unit ? "fixed" : "none"));
+    TRY(parse_stage(p, at, STAGE_QUOTA, counted ? "fixed" : "none"));
     TRY(parse_stage(p, at, STAGE_SELECT, p->use[STAGE_QUOTA].st->budgeted ? "top_k" : "all"));
     if (p->needs.n_tiers > 1 && node_type(at->stage[STAGE_TIER]) == NODE_NULL) {
         char list[80];

@@ -1,4 +1,5 @@
 /* The walk score -> quota -> select -> tier, or score -> decide, layer by layer or, under sequence scope, over all of them at once. */
+#include <math.h>
 #include <string.h>
 #include "base/mem.h"
 #include "policy/plugin.h"
@@ -38,6 +39,7 @@ static void place_layer(const policy *p, const decision *d) {
         u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
         for (int k = 0; k < d->n_heads; k++) {
             head_items *h = &d->heads[k];
+            for (int i = 0; i < h->n; i++) h->flags[i] &= (uint8_t)~ITEM_IMPORTANT; /* of an earlier try */
             for (int i = 0; i < h->n; i++)
                 if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
         }
@@ -46,23 +48,72 @@ static void place_layer(const policy *p, const decision *d) {
     for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
 }
 
-/* Scores, shares and places the items of `layers` layers of n_kv heads each; signals are those of `from`, NULL in decode. */
-static void decide(const policy *p, const decision *all, int n_layers, const policy_layer *from) {
+/* Places all layers with the thresholds multiplied by `scale`; the sequence's bytes. */
+static double place_scaled(const policy *p, const decision *all, int n_layers, double scale) {
+    decision d = *all;
     int n_kv = p->shape.n_kv;
-    bool together = p->needs.scope == SCOPE_SEQUENCE;
+    double bytes = 0;
+    d.scale = scale;
+    d.n_heads = n_kv;
+    for (int l = 0; l < n_layers; l++) {
+        d.heads = all->heads + l * n_kv;
+        d.signal = all->from[l].signal;
+        if (p->use[STAGE_DECIDE].st) allot(p, &d);
+        place_layer(p, &d);
+        for (int k = 0; k < n_kv; k++) {
+            int per_tier[KV_MAX_TIERS] = {0};
+            for (int i = 0; i < d.heads[k].n; i++)
+                if (d.heads[k].target[i] != KV_DROP) per_tier[d.heads[k].target[i]]++;
+            bytes += budget_head_share(p) + budget_items_bytes(p, per_tier);
+        }
+    }
+    return bytes;
+}
+
+/* The smallest factor of all thresholds that meets the byte budget: bytes fall as it grows, in steps of one item where no scores are
+ * equal. Bisection to a relative width below that of f32 scores. */
+static void place_within_bytes(const policy *p, const decision *all, int n_layers) {
+    double limit = budget_sequence_bytes(p, all->n_tokens), lo = 0, hi = 1;
+    *all->found_scale = 0;
+    if (place_scaled(p, all, n_layers, 0) <= limit) return;
+    while (hi < 1e30 && place_scaled(p, all, n_layers, hi) > limit) lo = hi, hi *= 1024;
+    *all->found_scale = hi;
+    if (hi >= 1e30) {
+        *all->clamped = true;
+        return;
+    }
+    for (int i = 0; i < 80 && hi > lo * (1 + 1e-9); i++) {
+        double mid = lo > 0 ? sqrt(lo * hi) : hi / 32;
+        if (place_scaled(p, all, n_layers, mid) > limit) lo = mid;
+        else hi = mid;
+    }
+    *all->found_scale = hi;
+    place_scaled(p, all, n_layers, hi);
+}
+
+/* Scores, shares and places the items of `layers` layers of n_kv heads each. */
+static void decide(const policy *p, const decision *all, int n_layers) {
+    int n_kv = p->shape.n_kv;
+    bool together = p->needs.scope == SCOPE_SEQUENCE, scaled = all->from && policy_scales_to_bytes(p);
     decision d = *all;
     d.n_heads = n_kv;
     for (int pass = 0; pass < (together ? 2 : 1); pass++) {
         for (int l = 0; l < n_layers; l++) {
             d.heads = all->heads + l * n_kv;
-            d.signal = from ? from[l].signal : NULL;
+            d.signal = all->from ? all->from[l].signal : NULL;
             if (pass == 0) score_layer(p, &d);
             if (!together) allot(p, &d);
             if (!together || pass == 1) place_layer(p, &d);
         }
-        if (together && pass == 0) allot(p, all);
+        if (together && pass == 0 && !(scaled && p->use[STAGE_DECIDE].st)) allot(p, all);
+        if (scaled) {
+            place_within_bytes(p, all, n_layers);
+            return;
+        }
     }
 }
+
+static bool decides_before_step(const policy *p) { return p->use[STAGE_DECIDE].st && p->use[STAGE_DECIDE].st->before_step; }
 
 static err check_bound(const policy *p) {
     if (p->budget.unit == BUDGET_BYTES && !p->bound)
@@ -105,11 +156,11 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     TRY(state_reserve(s, n_heads, (size_t)n_heads * (size_t)n, n));
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
-    decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .heads = s->heads, .n_heads = n_heads, .keys = s->keys,
-                  .tmp = s->tmp};
+    decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
+                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .from = layers};
     if (p->trigger.prefill) {
-        d.kept = budget_kept(p, n, n, &s->report.budget_clamped);
-        decide(p, &d, n_layers, layers);
+        d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
+        decide(p, &d, n_layers);
         *left = mean_kept(s->heads, n_heads);
         return OK;
     }
@@ -137,10 +188,12 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
         s->n_prompt = l->n;
         TRY(prefill_layers(p, s, l, together ? n_layers : 1, &left));
         TRY(plugins_status(p));
+        TRY(plugins_status(p));
         bool first = l->layer == 0, last = together || l->layer == p->shape.n_layers - 1;
         if (!together && !first && s->kept > left) left = s->kept; /* the fullest layer */
         s->report.n_decisions += first && p->trigger.prefill;
         if (last) state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
+        if (last && decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
         else s->kept = left;
     }
     return OK;
@@ -186,14 +239,14 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
     TRY(check_bound(p));
     int kept = n_tokens, most = 0, n_kv = p->shape.n_kv, per_decision = p->needs.scope == SCOPE_SEQUENCE ? p->shape.n_layers : 1;
     bool clamped = false;
-    if (p->decode_drops) kept = budget_kept(p, s->n_prompt, n_tokens, &clamped);
+    if (p->decode_drops && !policy_scales_to_bytes(p)) kept = budget_kept(p, s->n_prompt, n_tokens, &clamped);
     s->report.budget_clamped |= clamped;
     for (int l = 0; l < p->shape.n_layers; l += per_decision) {
         int n_heads = per_decision * n_kv;
         TRY(column_heads(p, s, cols + l * n_kv, n_heads, n_tokens));
-        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .kept = kept, .first_new = s->first_new,
-                      .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp};
-        if (p->decode_drops) decide(p, &d, per_decision, NULL);
+        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .found_scale = &s->scale,
+                      .clamped = &s->report.budget_clamped, .kept = kept, .first_new = s->first_new, .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp};
+        if (p->decode_drops) decide(p, &d, per_decision);
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
         int left = mean_kept(s->heads, n_heads);
@@ -201,6 +254,6 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
     }
     TRY(plugins_status(p));
     s->report.n_decisions++;
-    state_decided(s, n_tokens, most, first_unplaced(p, n_tokens));
+    state_decided(s, n_tokens, most, first_unplaced(p, n_tokens + decides_before_step(p)));
     return OK;
 }

@@ -39,8 +39,12 @@ typedef struct signal_request {
     int lag;        /* all rows */
     int first, future, covariance; /* expected mass; probe: first */
     int unit;       /* key cosine, probe */
+    int group_max;  /* all rows, and windows: of each row the largest of the KV head's query heads counts; KV */
 } signal_request;
-static inline bool signal_per_kv(int kind) { return kind == SIGNAL_KEY_NORM || kind == SIGNAL_KEY_COSINE || kind == SIGNAL_VALUE_NORM; }
+/* Shaped [n_kv][n] instead of [n_heads][n]? */
+static inline bool signal_per_kv(const signal_request *r) {
+    return r->kind == SIGNAL_KEY_NORM || r->kind == SIGNAL_KEY_COSINE || r->kind == SIGNAL_VALUE_NORM || r->group_max;
+}
 enum { POLICY_MAX_SIGNALS = 8 };
 
 typedef struct policy_needs {

@@ -55,9 +55,12 @@ typedef struct decision {
     uint64_t seed;               /* of the sequence */
     int n_tokens;                /* tokens seen: the position of the next one */
     int n_prompt;                /* of them, those of the prompt; 0 without one */
+    double scale, *found_scale;  /* of all thresholds: 1, or what met a byte budget at the prompt's end */
+    bool *clamped;               /* set by who meets a budget itself and could not */
     int kept;                    /* items per head that the budget allows, protected ones included */
     int first_new;               /* positions from here on were recent or not there at the last decision */
-    const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode */
+    const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode and where all layers are seen at once: */
+    const policy_layer *from;    /* the layers with their signals; NULL in decode */
     head_items *heads;           /* [n_heads], layer-major where there are several layers */
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n] */
@@ -75,7 +78,8 @@ typedef struct stage {
     bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
     bool budgeted; /* quota, select, decide: needs a budget */
     bool ranks;    /* quota, select, tier, decide: reads scores */
-    bool drops;    /* decide: may drop items (of select: those that are budgeted) */
+    bool drops;    /* select, decide: may drop items without a budget */
+    bool before_step; /* decide: takes place before the first appended token too, which counts as the newest of the window */
     unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
 
     void (*score)(const void *conf, const decision *d);
@@ -108,6 +112,7 @@ struct policy {
     trigger trigger;
     protect protect;
     bool slot_positions;
+    bool scales;               /* its thresholds can be multiplied by one factor */
     bool ties_high;            /* among equal scores the higher position stays */
     bool decode_drops;         /* decode decisions score and may drop items */
     bool decode_moves;         /* decode decisions may move items to another tier */
@@ -127,7 +132,11 @@ static inline const stage_use *policy_placer(const policy *p) { return &p->use[p
 static inline const stage *policy_dropper(const policy *p) { return p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_SELECT].st; }
 static inline bool policy_drops(const policy *p) {
     const stage *st = policy_dropper(p);
-    return st->kind == STAGE_DECIDE ? st->drops : st->budgeted;
+    return st->drops || (st->kind == STAGE_SELECT && st->budgeted);
+}
+/* A byte budget that one factor of all thresholds meets, instead of a count of items. */
+static inline bool policy_scales_to_bytes(const policy *p) {
+    return p->budget.unit == BUDGET_BYTES && p->scales && !policy_dropper(p)->budgeted;
 }
 /* Whether a stage can decide in decode. */
 static inline bool policy_stage_live(const policy *p, stage_kind k) {

@@ -36,6 +36,7 @@ err policy_state_create(const policy *p, uint64_t seed, policy_state **out) {
     TRY(mem_alloc(MEM_POLICY, sizeof *s, &s));
     s->p = p;
     s->seed = seed;
+    s->scale = 1;
     state_decided(s, 0, 0, 0);
     err e = reserve_decode(s);
     if (e) policy_state_destroy(s);
@@ -51,6 +52,7 @@ err policy_state_clone(const policy_state *from, policy_state **out) {
     s->kept = from->kept;
     s->first_new = from->first_new;
     s->due = from->due;
+    s->scale = from->scale;
     s->report = from->report;
     *out = s;
     return OK;

@@ -10,6 +10,7 @@ struct policy_state {
     int n_last;        /* tokens at the last decision */
     int kept;          /* items that a head held after it, on average of the fullest layer */
     int first_new;     /* positions from here on were recent then, or came later */
+    double scale;      /* of the thresholds, as the prompt's byte budget needed it; else 1 */
     int due;           /* length at which the next decision is due */
     policy_report report;
     /* scratch of one decision */

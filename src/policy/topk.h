@@ -10,6 +10,11 @@ static inline uint64_t topk_key(float score, uint32_t tie) {
     u = u & 0x80000000u ? ~u : u | 0x80000000u;
     return (uint64_t)u << 32 | tie;
 }
+/* The score that a key of topk_key was made from (0 for NaN). */
+static inline float topk_key_score(uint64_t key) {
+    uint32_t u = (uint32_t)(key >> 32);
+    return u == 0 ? 0 : f32_from_bits(u & 0x80000000u ? u ^ 0x80000000u : ~u);
+}
 /* Key of item i inside its head: protected items, then forced ones from the newest, then by score. */
 uint64_t topk_item_key(const policy *p, const head_items *h, int i);
 /* Key of an unprotected item among n_heads heads, its score times `weight`: among equals the position decides, then the lower head. */

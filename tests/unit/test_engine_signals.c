@@ -128,25 +128,37 @@ static void key_and_value_signals_agree_with_f64(void **state) {
     close_world(&c);
 }
 
-static void column_sums_agree_with_f64(void **state) {
-    world w = open_world("{budget: 0.5, score: {column: {lag: 3}}}");
+/* Attention from rows N - rows .. N - 1 at least `lag` later, of each query head or (largest) of each row the most of its group. */
+static void columns_agree(const char *yaml, int rows, int lag, bool largest) {
+    world w = open_world(yaml);
     const model_params *mp = &w.e->m->p;
-    int d = mp->head_dim, group = mp->n_heads / mp->n_kv;
+    int d = mp->head_dim, group = mp->n_heads / mp->n_kv, per_out = largest ? group : 1;
     for (int layer = 0; layer < mp->n_layers; layer++) {
         compute(&w, layer, 0);
         const float *k = w.e->kh.p;
-        for (int h = 0; h < mp->n_heads; h++) {
+        for (int out = 0; out < mp->n_heads / per_out; out++) {
             double column[N] = {0};
-            for (int i = 0; i < N; i++) {
-                const float *q = w.f.q_tail + (i * mp->n_heads + h) * d;
-                double p[N], sum = 0;
-                for (int t = 0; t <= i; t++) sum += p[t] = exp((double)mp->attn_scale * dot(q, k + (h / group * N + t) * d, d));
-                for (int t = 0; t <= i - 3; t++) column[t] += p[t] / sum;
+            for (int i = N - rows; i < N; i++) {
+                double most[N] = {0};
+                for (int h = out * per_out; h < (out + 1) * per_out; h++) {
+                    const float *q = w.f.q_tail + (i * mp->n_heads + h) * d;
+                    double p[N], sum = 0;
+                    for (int t = 0; t <= i; t++) sum += p[t] = exp((double)mp->attn_scale * dot(q, k + (h / group * N + t) * d, d));
+                    for (int t = 0; t <= i - lag; t++) most[t] = fmax(most[t], p[t] / sum);
+                }
+                for (int t = 0; t < N; t++) column[t] += most[t];
             }
-            for (int t = 0; t < N; t++) assert_near("column", layer, h * N + t, w.out[h * N + t], column[t], 5e-5 * column[t]);
+            for (int t = 0; t < N; t++) assert_near(yaml, layer, out * N + t, w.out[out * N + t], column[t], 5e-5 * column[t]);
         }
     }
     close_world(&w);
+}
+
+static void column_sums_agree_with_f64(void **state) {
+    columns_agree("{budget: 0.5, score: {column: {lag: 3}}}", N, 3, false);
+    columns_agree("{score: {significance: {rows: 0, own: false, order: sum_of_max}}, select: threshold}", N, 1, true);
+    columns_agree("{score: {significance: {rows: 20, order: sum_of_max}}, select: threshold}", 20, 0, true);
+    columns_agree("{score: {significance: {rows: 20}}, select: threshold}", 20, 0, false);
 }
 
 /* Queries before RoPE are got back by turning the kept ones by their negative angle. */

@@ -4,12 +4,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "policy/tier/roles.h"
 #include "policy/topk.h"
 
 typedef struct by_rank_conf {
     int n, tier[KV_MAX_TIERS];
     double cumulated[KV_MAX_TIERS];
-    int tier_recent, tier_sink, tier_after;
+    role_tiers roles;
 } by_rank_conf;
 STAGE_CONF_FITS(by_rank_conf);
 
@@ -34,19 +35,11 @@ static err read_shares(const policy *p, const node *at, const node *shares, by_r
     return OK;
 }
 
-static err tier_or(const policy *p, const node *map, const char *key, int fallback, int *tier) {
-    const node *v = node_get(map, key);
-    *tier = fallback;
-    return v ? policy_find_tier(p, v, "tier by_rank", node_text(v), tier) : OK;
-}
-
 static err by_rank_parse(policy *p, const node *at, const node *map, void *conf) {
     by_rank_conf *c = conf;
     if (node_type(map) != NODE_MAP) return NODE_ERR(at, "tier by_rank needs `shares`: {shares: {k8v4: 0.5, k4v2: 0.5}}");
     TRY(read_shares(p, map, node_get(map, "shares"), c));
-    TRY(tier_or(p, map, "recent", 0, &c->tier_recent));
-    TRY(tier_or(p, map, "sink", c->tier[0], &c->tier_sink));
-    TRY(tier_or(p, map, "after_recent", c->tier[0], &c->tier_after));
+    TRY(role_tiers_read(p, map, "tier by_rank", c->tier[0], &c->roles));
     return node_check_read(map);
 }
 
@@ -74,7 +67,7 @@ static void place_survivors(const by_rank_conf *c, const decision *d, head_items
     for (int i = 0; i < h->n; i++) {
         if (h->target[i] == KV_DROP) continue;
         if (h->flags[i] & ITEM_PROTECTED) {
-            h->target[i] = (uint8_t)(h->flags[i] & ITEM_RECENT ? c->tier_recent : c->tier_sink);
+            h->target[i] = (uint8_t)role_tiers_protected(&c->roles, h->flags[i]);
             continue;
         }
         uint64_t key = topk_item_key(d->p, h, i);
@@ -88,25 +81,15 @@ static void by_rank_assign(const void *conf, const decision *d) {
     const by_rank_conf *c = conf;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
-        if (!h->tier_now) {
-            place_survivors(c, d, h);
-            continue;
-        }
-        for (int i = 0; i < h->n; i++) {
-            if (h->target[i] == KV_DROP) continue;
-            bool placed = (int64_t)h->pos[i] < d->first_new;
-            h->target[i] = (uint8_t)(placed                      ? h->tier_now[i]
-                                     : h->flags[i] & ITEM_RECENT ? c->tier_recent
-                                     : h->flags[i] & ITEM_SINK   ? c->tier_sink
-                                                                 : c->tier_after);
-        }
+        if (h->tier_now) role_tiers_decode(&c->roles, d, h);
+        else place_survivors(c, d, h);
     }
 }
 
 static void by_rank_count(const void *conf, int n_sink, int n_recent, int n_rest, int *per_tier) {
     const by_rank_conf *c = conf;
-    per_tier[c->tier_recent] += n_recent;
-    per_tier[c->tier_sink] += n_sink;
+    per_tier[c->roles.recent] += n_recent;
+    per_tier[c->roles.sink] += n_sink;
     for (int t = 0, begin = 0; t < c->n; t++) {
         int end = share_end(c, t, n_rest);
         per_tier[c->tier[t]] += end - begin;
@@ -114,18 +97,11 @@ static void by_rank_count(const void *conf, int n_sink, int n_recent, int n_rest
     }
 }
 
-static int by_rank_moves(const void *conf, uint8_t (*pairs)[2]) {
-    const by_rank_conf *c = conf;
-    const int chain[][2] = {{0, c->tier_after}, {0, c->tier_recent}, {0, c->tier_sink},
-                            {c->tier_recent, c->tier_after}, {c->tier_recent, c->tier_sink}};
-    int n = sizeof chain / sizeof *chain;
-    for (int i = 0; i < n; i++) pairs[i][0] = (uint8_t)chain[i][0], pairs[i][1] = (uint8_t)chain[i][1];
-    return n;
-}
+static int by_rank_moves(const void *conf, uint8_t (*pairs)[2]) { return role_tiers_moves(&((const by_rank_conf *)conf)->roles, pairs); }
 
 static unsigned by_rank_tiers_used(const void *conf) {
     const by_rank_conf *c = conf;
-    unsigned used = 1u << c->tier_recent | 1u << c->tier_sink | 1u << c->tier_after;
+    unsigned used = role_tiers_used(&c->roles);
     for (int t = 0; t < c->n; t++) used |= 1u << c->tier[t];
     return used;
 }
