@@ -11,11 +11,10 @@
 
 namespace simt {
 
-static const size_t arena_limit = size_t(4) << 30, quarantine_limit = size_t(64) << 20;
+static const size_t quarantine_limit = size_t(64) << 20;
 static const int red_byte = 0xA5, poison_byte = 0xFF;
 
 char *arena;
-size_t arena_bytes = arena_limit;
 static char *top; // allocations end here
 static int n_open;
 static bool is_protected;
@@ -54,7 +53,7 @@ void arena_init() {
         sigaltstack(&alternative, nullptr);
     }
     if (arena) return;
-    void *p = mmap(nullptr, arena_limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
         fprintf(stderr, "simt: no address space for device memory\n");
         _exit(2);
@@ -85,7 +84,7 @@ void arena_close() {
     }
 }
 
-bool in_arena(const void *p) { return arena && p >= arena && p < arena + arena_limit; }
+bool in_arena(const void *p) { return arena && p >= arena && p < arena + arena_bytes; }
 
 char *shared_region(unsigned worker) { return arena + worker * shared_region_bytes; }
 
@@ -147,7 +146,7 @@ static void check_red_zones(char *p, size_t bytes) {
 
 static char *take(size_t bytes) {
     const size_t span = (bytes + 255) / 256 * 256 + 2 * red_zone_bytes;
-    if (top + span <= arena + arena_limit) {
+    if (top + span <= arena + arena_bytes) {
         char *p = top + red_zone_bytes;
         top += span;
         return p;

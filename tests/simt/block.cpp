@@ -141,8 +141,6 @@ static void start_fiber(Worker &w, unsigned i) {
     f.state = State::runnable;
     f.copies.clear();
     f.groups.clear();
-    memset(f.clock, 0, sizeof f.clock);
-    f.clock[f.lane] = 1;
     ThreadInfo *info = info_of(f);
     const unsigned x = launch.block.x, y = launch.block.y;
     info->thread = make_uint3(i % x, i / x % y, i / (x * y));
@@ -174,7 +172,7 @@ static void release_barrier(Worker &w) {
         report(Kind::exit_before_barrier, at_site(first->site), at_site({}), "%u of %u threads, thread %u first, exited before this barrier",
                w.n_exited, w.n_threads, w.first_exited);
     }
-    check_barrier();
+    check_barrier(w);
     if (counting) totals.barriers++;
     w.n_at_barrier = 0;
     const bool backwards = w.queue.order == Order::reverse;
@@ -274,7 +272,7 @@ void run_block(Worker &w, Launch &launch, uint3 block) {
     for (Warp &warp : w.warps) warp = {};
     const uint64_t linear = block.x + static_cast<uint64_t>(launch.grid.x) * (block.y + static_cast<uint64_t>(launch.grid.y) * block.z);
     w.queue.start(o.order, o.seed + 1000003 * linear);
-    check_block();
+    check_block(w);
     w.dynamic = w.shared + red_zone_bytes;
     w.shared_end = (red_zone_bytes + launch.dynamic_bytes + 64 + 127) / 128 * 128;
     if (launch.dynamic_bytes) {
@@ -304,7 +302,7 @@ void run_block(Worker &w, Launch &launch, uint3 block) {
         break;
     }
     w.current = nullptr;
-    check_block_end(w);
+    check_block_end();
     if (counting) count_block_end(w);
 }
 

@@ -15,6 +15,9 @@ const std::vector<Case> &list_cases();
 const std::vector<Case> &matrix_cases();
 const std::vector<Case> &attention_cases();
 const std::vector<Case> &tricky_cases();
+const std::vector<Case> &stream_cases();
+
+inline int stream_elements = 3000; // of the arrays that stream_cases go through
 
 inline unsigned case_random = 12345;
 inline unsigned next_random() {

@@ -1,13 +1,14 @@
-// The checker: what it remembers of every byte that kernels can share, and when two accesses are ordered.
+// The checker's long way: what shadow.h cannot decide at a glance, what it remembers in full, and what it says.
 //
-// Order. Time is one growing number, the epoch. An access of an earlier epoch of the same block lies behind a __syncthreads; an access of
-// this launch from before this block began belongs to another block and is not ordered; what an earlier launch did is ordered unless a
-// stream could run the two at once. Within an epoch, threads of one warp are ordered by vector clocks that only __syncwarp advances:
-// shuffles and votes do not order memory. Shared memory is a new one for each block.
+// Order. What an earlier __syncthreads of the same block ended lies behind everything that follows; an access of this launch from before
+// this block began belongs to another block and is not ordered; what an earlier launch did is ordered unless a stream could run the two
+// at once. Between two __syncthreads, threads of one warp are ordered by vector clocks that only __syncwarp advances: shuffles and votes do
+// not order memory. Shared memory is a new one for each block.
 //
-// Memory. Per 4-byte word: the last plain write, two atomics and two reads, of different threads, since one would hide the others
-// behind a thread's own. Accesses to parts of a word split it into bytes with such records each, until a whole plain write joins them.
-#include "internal.h"
+// Memory in full. Per word, or per byte where a word is split: the last plain write, two atomics and two reads, of different threads, since
+// one would hide the others behind a thread's own.
+#include "shadow.h"
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,57 +19,47 @@ namespace simt {
 
 Fiber *hooked;
 bool checking, counting;
+Shadow shadow;
 
-struct Record {
-    uint32_t epoch; // 0: none
-    uint32_t clock : 22, thread : 10;
-    uint32_t place; // index into places
+struct Full {
+    Record write, read[2], atomic[2];
 };
-struct Cell { // small, since the misses of these in the cache are most of the checker's cost
-    Record write, read;
-    bool split; // bytes have cells of their own
-    bool more;  // there is something in the other part
-};
-struct Cold {
-    Record read, atomic[2];
-};
-static_assert(sizeof(Cell) == 28, "a cell has grown");
+static Full *full_words, *full_halves, *full_bytes;
+static uint64_t now = 1, launch_first = 1, block_first = 1, last_barrier = 1, settled_before = 1;
+static std::vector<Span> unordered; // of work that the current work may run beside
+static bool copying;                // the current accesses are those of a copy
 
-enum : uint8_t { addressable = 1, initialised = 2 };
-
-static uint8_t *flags;    // per byte of the arena
-static Cell *words;       // per 4 bytes
-static Cell *bytes_cells; // per byte, in use where the word is split
-static Cold *cold_words, *cold_bytes;
-static uint32_t epoch = 1, launch_first = 1, block_first = 1;
-static std::vector<Epochs> unordered; // of work that the current work may run beside
-static bool copying;                  // the current accesses are those of a copy
-
-// ---- places: 32-bit names for program counters and call sites --------------------------------------------------------------------
+// ---- places: 16-bit names for program counters and call sites --------------------------------------------------------------------
 
 static std::vector<Where> places = {Where{}};
-static std::unordered_map<const void *, uint32_t> by_pc;
-static struct { const void *pc; uint32_t index; } recent[1024];
+PlaceOfPc::Recent PlaceOfPc::recents[4096];
+PlaceOfSite::Recent PlaceOfSite::recents[256];
 
-static uint32_t place_index(const Where &where) {
-    if (where.pc) {
-        auto &r = recent[reinterpret_cast<uintptr_t>(where.pc) >> 1 & 1023];
-        if (r.pc == where.pc) return r.index;
-        auto found = by_pc.emplace(where.pc, static_cast<uint32_t>(places.size()));
-        if (found.second) places.push_back(where);
-        r = {where.pc, found.first->second};
-        return r.index;
+static uint64_t new_place(const Where &where) {
+    if (places.size() > 0xffff) {
+        fprintf(stderr, "simt: more than 65,535 places in kernels that access memory; the checker has no names left\n");
+        exit(2);
     }
-    static std::unordered_map<uint64_t, uint32_t> by_site;
-    const uint64_t key = reinterpret_cast<uint64_t>(where.site.file) * 1000003 + static_cast<uint64_t>(where.site.line) * 4099 +
-                         static_cast<uint64_t>(where.site.id);
-    static struct { uint64_t key; uint32_t index; } recent_sites[256];
-    auto &r = recent_sites[key & 255];
-    if (r.key == key) return r.index;
-    auto found = by_site.emplace(key, static_cast<uint32_t>(places.size()));
-    if (found.second) places.push_back(where);
-    r = {key, found.first->second};
-    return r.index;
+    places.push_back(where);
+    return places.size() - 1;
+}
+
+uint64_t PlaceOfPc::find(const void *pc) {
+    static std::unordered_map<const void *, uint64_t> known;
+    if (const uint64_t shifted = PlaceOfPc{pc}.recent()) return shifted;
+    uint64_t &shifted = known[pc];
+    if (!shifted) shifted = new_place(at_pc(pc)) << place_shift;
+    recents[reinterpret_cast<uintptr_t>(pc) >> 1 & 4095] = {pc, shifted};
+    return shifted;
+}
+
+uint64_t PlaceOfSite::find(Site site) {
+    static std::unordered_map<uint64_t, uint64_t> known;
+    if (const uint64_t shifted = PlaceOfSite{site}.recent()) return shifted;
+    uint64_t &shifted = known[key_of(site)];
+    if (!shifted) shifted = new_place(at_site(site)) << place_shift;
+    recents[key_of(site) & 255] = {key_of(site), shifted};
+    return shifted;
 }
 
 // ---- set-up ----------------------------------------------------------------------------------------------------------------------
@@ -79,223 +70,326 @@ static void *reserve(size_t bytes) {
         fprintf(stderr, "simt: no address space for the checker's %zu MiB\n", bytes >> 20);
         exit(2);
     }
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE); // strided kernels touch a page of the shadow with nearly every access
+#endif
     return p;
 }
 
 // Flags are kept whenever kernels are instrumented, so that a check may begin at any launch.
 static bool has_shadow() {
-    if (flags) return true;
+    if (shadow.flags) return true;
     if (!instrumented()) return false;
-    flags = static_cast<uint8_t *>(reserve(arena_bytes));
-    words = static_cast<Cell *>(reserve(arena_bytes / 4 * sizeof(Cell)));
-    bytes_cells = static_cast<Cell *>(reserve(arena_bytes * sizeof(Cell)));
-    cold_words = static_cast<Cold *>(reserve(arena_bytes / 4 * sizeof(Cold)));
-    cold_bytes = static_cast<Cold *>(reserve(arena_bytes * sizeof(Cold)));
+    shadow.flags = static_cast<uint8_t *>(reserve(arena_bytes / 4));
+    shadow.words = static_cast<Record *>(reserve(arena_bytes / 4 * sizeof(Record)));
+    shadow.halves = static_cast<Record *>(reserve(arena_bytes / 2 * sizeof(Record)));
+    shadow.bytes = static_cast<Record *>(reserve(arena_bytes * sizeof(Record)));
+    full_words = static_cast<Full *>(reserve(arena_bytes / 4 * sizeof(Full)));
+    full_halves = static_cast<Full *>(reserve(arena_bytes / 2 * sizeof(Full)));
+    full_bytes = static_cast<Full *>(reserve(arena_bytes * sizeof(Full)));
     return true;
 }
 
 static void advance() {
-    if (++epoch > 0xfffffff0u) {
-        fprintf(stderr, "simt: more than four thousand million barriers; the checker cannot count on\n");
+    if (++now >= last_time) {
+        fprintf(stderr, "simt: more than sixty thousand million barriers; the checker cannot count on\n");
         exit(2);
     }
 }
+static void set_stamp(Fiber &f) { f.stamp = now << time_shift | static_cast<uint64_t>(f.thread) << thread_shift; }
 
-uint32_t check_begin(const std::vector<Epochs> &concurrent) {
+// All threads of the block, or nobody, go on from here.
+static void begin_span(Worker *w) {
     advance();
-    launch_first = block_first = epoch;
+    last_barrier = now;
+    shadow.barrier = now << time_shift;
+    for (unsigned i = 0; w && i < w->n_threads; i++) set_stamp(w->fibers[i]);
+}
+
+static void begin_block(Worker *w) {
+    begin_span(w);
+    block_first = now;
+    shadow.block_first = now << time_shift;
+    shadow.other_blocks = shadow.block_first - shadow.launch_first;
+}
+
+uint64_t check_begin(const std::vector<Span> &concurrent, uint64_t settled) {
+    begin_block(nullptr);
+    launch_first = now;
+    shadow.other_blocks = 0;
+    settled_before = settled ? settled : now;
+    shadow.launch_first = launch_first << time_shift;
+    shadow.settled = settled_before << time_shift;
     unordered = concurrent;
-    return epoch;
+    return now;
 }
-uint32_t check_end() {
+uint64_t check_end() {
     advance();
-    return epoch;
+    return now;
 }
+
+// A byte's two bits lie four apart in its word's flags.
+enum : unsigned { addressable = 1, initialised = 16, both = addressable | initialised };
+
+static unsigned flags_of(size_t at) { return shadow.flags[at / 4] >> (at & 3) & both; }
+static void set_flags_of(size_t at, unsigned value) {
+    uint8_t &f = shadow.flags[at / 4];
+    f = static_cast<uint8_t>((f & ~(both << (at & 3))) | value << (at & 3));
+}
+static void set_flags(size_t at, size_t bytes, unsigned value) {
+    const size_t end = at + bytes;
+    while (at < end && at % 4) set_flags_of(at++, value);
+    const size_t n_words = (end - at) / 4;
+    memset(shadow.flags + at / 4, static_cast<int>(value * 15), n_words);
+    for (at += 4 * n_words; at < end; at++) set_flags_of(at, value);
+}
+static size_t offset_of(const void *p) { return static_cast<size_t>(static_cast<const char *>(p) - arena); }
 
 static size_t shared_flagged; // bytes of the shared region that have flags from the last block
 
-void check_block() {
+void check_block(Worker &w) {
     if (!checking || !has_shadow()) return;
-    advance();
-    block_first = epoch;
-    memset(flags, 0, shared_flagged);
+    const Options &o = options();
+    shadow.quick_bytes = counting || o.preempt ? 0 : arena_bytes;
+    begin_block(&w);
+    set_flags(0, shared_flagged, 0);
     shared_flagged = 0;
 }
 
-void check_block_end(Worker &w) {
-    if (checking && w.aborted) advance();
-}
+void check_block_end() { shadow.quick_bytes = 0; }
 
-void check_barrier() {
-    if (checking) advance();
+void check_barrier(Worker &w) {
+    if (checking) begin_span(&w);
 }
 
 void check_shared(const void *p, size_t bytes) {
     if (!checking || !has_shadow()) return;
-    const size_t at = static_cast<size_t>(static_cast<const char *>(p) - arena);
-    memset(flags + at, addressable, bytes);
-    if (at + bytes > shared_flagged) shared_flagged = at + bytes;
+    set_flags(offset_of(p), bytes, addressable);
+    shared_flagged = std::max(shared_flagged, (offset_of(p) + bytes + 3) / 4 * 4);
 }
 
 void check_allocated(const void *p, size_t bytes) {
-    if (has_shadow()) memset(flags + (static_cast<const char *>(p) - arena), addressable, bytes);
+    if (has_shadow()) set_flags(offset_of(p), bytes, addressable);
 }
 void check_freed(const void *p, size_t bytes) {
-    if (has_shadow()) memset(flags + (static_cast<const char *>(p) - arena), 0, bytes);
+    if (has_shadow()) set_flags(offset_of(p), bytes, 0);
 }
 void check_initialised(const void *p, size_t bytes, bool yes) {
-    if (!has_shadow() || !in_arena(p)) return;
-    const size_t at = static_cast<size_t>(static_cast<const char *>(p) - arena);
-    memset(flags + at, yes ? addressable | initialised : addressable, bytes);
+    if (has_shadow() && in_arena(p)) set_flags(offset_of(p), bytes, yes ? both : addressable);
 }
-void check_copied(const void *to, const void *from, size_t bytes) {
-    if (has_shadow()) memmove(flags + (static_cast<const char *>(to) - arena), flags + (static_cast<const char *>(from) - arena), bytes);
+void check_copied(const void *to_, const void *from_, size_t bytes) {
+    if (!has_shadow()) return;
+    const size_t to = offset_of(to_), from = offset_of(from_);
+    if (to % 4 == 0 && from % 4 == 0 && bytes % 4 == 0) {
+        memmove(shadow.flags + to / 4, shadow.flags + from / 4, bytes / 4);
+        return;
+    }
+    const bool backwards = to > from;
+    for (size_t k = 0; k < bytes; k++) {
+        const size_t i = backwards ? bytes - 1 - k : k;
+        set_flags_of(to + i, flags_of(from + i));
+    }
 }
 
 // Joins the clocks of the lanes that synchronise.
 void check_sync_warp(Worker &w, unsigned first_thread, unsigned lanes) {
     if (!checking) return;
-    uint32_t joined[32] = {};
+    uint64_t joined[32] = {};
     Fiber *fibers = &w.fibers[first_thread];
     for (unsigned rest = lanes; rest; rest &= rest - 1) {
-        const Fiber &f = fibers[__builtin_ctz(rest)];
-        for (int i = 0; i < 32; i++) joined[i] = joined[i] > f.clock[i] ? joined[i] : f.clock[i];
+        Fiber &f = fibers[__builtin_ctz(rest)];
+        f.clock[f.lane] = time_of(f.stamp);
+        for (int i = 0; i < 32; i++) joined[i] = std::max(joined[i], f.clock[i]);
     }
+    advance();
     for (unsigned rest = lanes; rest; rest &= rest - 1) {
         Fiber &f = fibers[__builtin_ctz(rest)];
         memcpy(f.clock, joined, sizeof joined);
-        if (++f.clock[f.lane] >= 1u << 22) {
-            fprintf(stderr, "simt: more than four million __syncwarp in one block; the checker cannot count on\n");
-            exit(2);
-        }
+        set_stamp(f);
     }
 }
 
 // ---- order -----------------------------------------------------------------------------------------------------------------------
 
 struct Current {
-    Fiber *fiber;
-    Record record;
+    const Fiber *fiber; // null: a copy
+    Record record;      // of no kind
     bool shared;
+    bool unwritten; // reads bytes that nobody wrote
 };
 
-static bool ordered_beyond_block(const Record &r) {
-    if (r.epoch >= launch_first) return false; // another block
-    for (const Epochs &e : unordered) {
-        if (r.epoch >= e.first && r.epoch < e.end) return false;
+static bool ordered_beyond_block(uint64_t time) {
+    if (time >= launch_first) return false; // another block
+    for (const Span &s : unordered) {
+        if (time >= s.first && time < s.end) return false;
     }
     return true;
 }
 
-static inline bool ordered(const Record &r, const Current &me) {
-    if (r.epoch == 0) return true;
-    if (r.epoch == epoch) {
-        if (r.thread == me.record.thread) return true;
-        return r.thread / 32 == me.record.thread / 32 && me.fiber && me.fiber->clock[r.thread % 32] >= r.clock;
+static inline bool ordered(Record r, const Current &me) {
+    if (r == 0) return true;
+    const uint64_t time = time_of(r);
+    if (time >= last_barrier) {
+        if (thread_of(r) == thread_of(me.record)) return true;
+        return thread_of(r) / 32 == thread_of(me.record) / 32 && me.fiber && me.fiber->clock[thread_of(r) % 32] >= time;
     }
-    if (r.epoch >= block_first || me.shared) return true;
-    return ordered_beyond_block(r);
+    if (time >= block_first || me.shared) return true;
+    return ordered_beyond_block(time);
+}
+
+// Nothing that comes can be unordered with this.
+static inline bool is_settled(Record r, const Current &me) { return time_of(r) < (me.shared ? last_barrier : settled_before); }
+
+static inline bool same_warp_here(Record r, const Current &me) {
+    return time_of(r) >= block_first && thread_of(r) / 32 == thread_of(me.record) / 32;
 }
 
 // Reads and atomics: what is ordered before me says nothing that I do not; else keep one of another warp or block.
-static void remember(Record &first, Record &second, const Current &me) {
-    Record *const kept[2] = {&first, &second};
+static void remember(Record kept[2], const Current &me, RecordKind kind) {
     for (int i = 0; i < 2; i++) {
-        if (ordered(*kept[i], me)) {
-            *kept[i] = me.record;
+        if (ordered(kept[i], me)) {
+            kept[i] = me.record | kind;
             // Never the same thread in both slots.
-            Record &twin = *kept[1 - i];
-            if (twin.epoch == me.record.epoch && twin.thread == me.record.thread) twin.epoch = 0;
+            Record &twin = kept[1 - i];
+            if ((twin ^ me.record) >> thread_shift == 0) twin = 0;
             return;
         }
     }
-    const bool like_first = first.epoch >= block_first && first.thread / 32 == me.record.thread / 32;
-    const bool like_second = second.epoch >= block_first && second.thread / 32 == me.record.thread / 32;
-    if (like_first && !like_second) return; // its warp is represented already, and the other slot holds another warp
-    second = me.record;
+    if (same_warp_here(kept[0], me) && !same_warp_here(kept[1], me)) return; // its warp is represented, and the other slot holds another
+    kept[1] = me.record | kind;
 }
 
-static void report_race(const char *what, const Record &r, const Current &me, const void *address) {
+static void report_race(const char *what, Record r, const Current &me, const void *address) {
     Quiet quiet;
     char text[256];
-    const bool other_block = r.epoch < block_first, other_launch = r.epoch < launch_first;
-    report(Kind::race, places[me.record.place], places[r.place], "%s by thread %u%s, %s thread %u%s, %s", what, me.record.thread,
-           copying ? " (a copy)" : "", "unordered with", r.thread,
+    const bool other_block = time_of(r) < block_first, other_launch = time_of(r) < launch_first;
+    report(Kind::race, places[place_in(me.record)], places[place_in(r)], "%s by thread %u%s, %s thread %u%s, %s", what, thread_of(me.record),
+           copying ? " (a copy)" : "", "unordered with", thread_of(r),
            other_launch ? " of work in another stream" : other_block ? " of another block" : "", describe_address(address, text, sizeof text));
 }
 
-static void check_atomics(const Cold &cold, Access access, const Current &me, const void *address) {
-    for (const Record &r : cold.atomic) {
-        if (!ordered(r, me)) {
-            report_race(access == Access::read ? "plain read beside an atomic:" : "plain write beside an atomic:", r, me, address);
-            return;
-        }
-    }
+// ---- one cell --------------------------------------------------------------------------------------------------------------------
+
+static Full unpack(Record cell, const Full &full) {
+    if (cell == cell_full || kind_of(cell) == by_readers) return full;
+    Full f = {};
+    (kind_of(cell) == by_read ? f.read[0] : kind_of(cell) == by_atomic ? f.atomic[0] : f.write) = cell;
+    return f;
 }
 
-static inline void check_cell(Cell &c, Cold &cold, Access access, const Current &me, const void *address) {
-    if (!ordered(c.write, me)) {
-        report_race(access == Access::read ? "read of what another writes:" : access == Access::write ? "two writes:" : "atomic beside a plain write:",
-                    c.write, me, address);
+// One record if one says it all.
+static void pack(Record &cell, Full &full, const Full &f, const Current &me) {
+    Record kept = 0;
+    int n = 0;
+    for (Record r : {f.write, f.read[0], f.read[1], f.atomic[0], f.atomic[1]}) {
+        if (r == 0 || is_settled(r, me)) continue;
+        kept = r;
+        n++;
     }
-    if (c.more && access != Access::atomic) check_atomics(cold, access, me, address);
-    if (access == Access::read) {
-        if (!c.more) {
-            if (ordered(c.read, me)) {
-                c.read = me.record;
-                return;
-            }
-            cold = Cold();
-            c.more = true;
-        }
-        remember(c.read, cold.read, me);
+    if (n <= 1) {
+        cell = kept;
         return;
     }
-    if (!ordered(c.read, me) || (c.more && !ordered(cold.read, me))) {
-        report_race(access == Access::write ? "write of what another reads:" : "atomic beside a plain read:",
-                    ordered(c.read, me) ? cold.read : c.read, me, address);
+    full = f;
+    const bool only_reads = is_settled(f.write, me) && is_settled(f.atomic[0], me) && is_settled(f.atomic[1], me);
+    const bool by_two_warps = time_of(f.read[0]) >= last_barrier && time_of(f.read[1]) >= last_barrier &&
+                              thread_of(f.read[0]) / 32 != thread_of(f.read[1]) / 32;
+    cell = only_reads ? (me.record & ~place_mask) | by_readers | (by_two_warps ? of_two_warps : 0) : cell_full;
+}
+
+static bool read_again(Record &cell, Full &full, Record me, Record settled) {
+    const Record c = cell;
+    if (c < settled) return false;
+    if (read_says_nothing(c, me)) return true;
+    if (!(c & by_read)) return false;
+    if (c < shadow.barrier) { // ordered before me if of this block, and then a later thread ordered behind me is behind it too
+        if (c < shadow.block_first || kind_of(c) == by_readers) return false;
+        cell = me | by_read;
+        return true;
     }
-    if (access == Access::atomic) {
-        if (!c.more) cold = Cold();
-        c.more = true;
-        remember(cold.atomic[0], cold.atomic[1], me);
+    const bool same_warp = (c ^ me) >> (thread_shift + 5) == 0;
+    if (!same_warp && thread_of(c) / 32 == thread_of(me) / 32) return false; // a __syncwarp between them
+    if (kind_of(c) == by_read) {
+        full = {0, {c, me | by_read}, {0, 0}};
     } else {
-        c.write = me.record;
-        c.read.epoch = 0;
-        c.more = false;
+        if (full.read[1] < shadow.block_first) return false; // of work that runs beside this launch
+        const bool mine_is_first = full.read[0] >= shadow.block_first && thread_of(full.read[0]) == thread_of(me);
+        full.read[mine_is_first ? 0 : 1] = me | by_read;
+    }
+    cell = (me & ~place_mask) | by_readers | (same_warp ? 0 : of_two_warps);
+    return true;
+}
+bool read_again(size_t at, Record me) {
+    return read_again(shadow.words[at / 4], full_words[at / 4], me, at < all_shared_bytes ? shadow.barrier : shadow.settled);
+}
+
+static void check_cell(Record &cell, Full &full, Access access, const Current &me, const void *address) {
+    if (access == Access::read && read_again(cell, full, me.record, me.shared ? shadow.barrier : shadow.settled)) return;
+    Full f = unpack(cell, full);
+    if (!ordered(f.write, me)) {
+        report_race(access == Access::read ? "read of what another writes:" : access == Access::write ? "two writes:" : "atomic beside a plain write:",
+                    f.write, me, address);
+    }
+    for (Record r : f.atomic) {
+        if (access == Access::atomic || ordered(r, me)) continue;
+        report_race(access == Access::read ? "plain read beside an atomic:" : "plain write beside an atomic:", r, me, address);
+        break;
+    }
+    if (access == Access::read) {
+        remember(f.read, me, by_read);
+        pack(cell, full, f, me);
+        return;
+    }
+    for (Record r : f.read) {
+        if (ordered(r, me)) continue;
+        report_race(access == Access::write ? "write of what another reads:" : "atomic beside a plain read:", r, me, address);
+        break;
+    }
+    if (access == Access::write) {
+        cell = me.record | by_write;
+    } else {
+        remember(f.atomic, me, by_atomic);
+        pack(cell, full, f, me);
     }
 }
 
 // ---- an access -------------------------------------------------------------------------------------------------------------------
 
-static void split_word(size_t word) {
-    for (size_t i = 4 * word; i < 4 * word + 4; i++) {
-        bytes_cells[i] = words[word];
-        if (words[word].more) cold_bytes[i] = cold_words[word];
+// A word in parts of this many bytes, fewer than before.
+static void part_word(size_t word, size_t bytes) {
+    Record &cell = shadow.words[word];
+    for (size_t at = 4 * word; at < 4 * word + 4; at += bytes) {
+        const Record from = cell == cell_halved ? shadow.halves[at / 2] : cell;
+        const Full &full = cell == cell_halved ? full_halves[at / 2] : full_words[word];
+        (bytes == 2 ? shadow.halves[at / 2] : shadow.bytes[at]) = from;
+        (bytes == 2 ? full_halves[at / 2] : full_bytes[at]) = full;
     }
-    words[word].split = true;
+    cell = bytes == 2 ? cell_halved : cell_split;
+}
+
+static void check_part(Record &cell, Full &full, Access access, const Current &me, size_t at) {
+    check_cell(cell, full, access, me, arena + at);
+    if (!me.unwritten) return;
+    full = unpack(cell, full);
+    cell = cell_full;
 }
 
 static void check_range(size_t at, size_t bytes, Access access, const Current &me) {
-    size_t i = at;
+    const Record mine = me.record | (access == Access::read ? by_read : access == Access::write ? by_write : by_atomic);
     const size_t end = at + bytes;
-    while (i < end) {
-        Cell &word = words[i / 4];
-        if (i % 4 == 0 && end - i >= 4) {
-            if (!word.split) {
-                check_cell(word, cold_words[i / 4], access, me, arena + i);
-            } else {
-                for (size_t k = i; k < i + 4; k++) check_cell(bytes_cells[k], cold_bytes[k], access, me, arena + k);
-                if (access == Access::write) {
-                    word = bytes_cells[i]; // a whole write leaves four equal cells with nothing more
-                }
-            }
-            i += 4;
-        } else {
-            if (!word.split) split_word(i / 4);
-            check_cell(bytes_cells[i], cold_bytes[i], access, me, arena + i);
-            i++;
+    while (at < end) {
+        Record &word = shadow.words[at / 4];
+        const size_t n = at % 4 == 0 && end - at >= 4 ? 4 : at % 2 == 0 && end - at >= 2 ? 2 : 1;
+        size_t part = word == cell_split ? 1 : word == cell_halved ? 2 : 4;
+        if (n < part) part_word(at / 4, part = n);
+        bool same = true;
+        for (size_t k = at; k < at + n; k += part) {
+            Record &cell = part == 4 ? word : part == 2 ? shadow.halves[k / 2] : shadow.bytes[k];
+            check_part(cell, part == 4 ? full_words[k / 4] : part == 2 ? full_halves[k / 2] : full_bytes[k], access, me, k);
+            same &= cell == mine;
         }
+        if (n == 4 && same) word = mine; // one story for the whole word again
+        at += n;
     }
 }
 
@@ -338,11 +432,14 @@ static void check_outside(Worker &w, Fiber &f, const char *p, size_t bytes, Acce
 }
 
 // The uncommon ends of an access: not in the arena, misaligned, not addressable, never written.
-__attribute__((noinline)) static bool check_suspicious(Worker &w, Fiber &f, const char *p, size_t bytes, Access access, const Where &where) {
+struct Finding {
+    bool in_arena, unwritten;
+};
+__attribute__((noinline)) static Finding check_suspicious(Worker &w, Fiber &f, const char *p, size_t bytes, Access access, const Where &where) {
     const size_t at = static_cast<size_t>(p - arena);
     if (at >= arena_bytes) {
         check_outside(w, f, p, bytes, access, where);
-        return false;
+        return {false, false};
     }
     if ((bytes == 2 || bytes == 4 || bytes == 8 || bytes == 16) && at % bytes) {
         report(Kind::misaligned, where, at_site({}), "%zu bytes at %p", bytes, static_cast<const void *>(p));
@@ -351,8 +448,8 @@ __attribute__((noinline)) static bool check_suspicious(Worker &w, Fiber &f, cons
     }
     bool all_addressable = true, all_initialised = true;
     for (size_t i = 0; i < bytes; i++) {
-        all_addressable &= (flags[at + i] & addressable) != 0;
-        all_initialised &= (flags[at + i] & initialised) != 0;
+        all_addressable &= (flags_of(at + i) & addressable) != 0;
+        all_initialised &= (flags_of(at + i) & initialised) != 0;
     }
     char text[256];
     if (!all_addressable) {
@@ -365,17 +462,18 @@ __attribute__((noinline)) static bool check_suspicious(Worker &w, Fiber &f, cons
         report(Kind::uninitialised, where, at_site({}), "thread %u reads %zu bytes of which some were never written: %s", f.thread, bytes,
                describe_address(p, text, sizeof text));
     }
-    if (access != Access::read) memset(flags + at, addressable | initialised, bytes);
-    return true;
+    if (access != Access::read) set_flags(at, bytes, both);
+    return {true, access == Access::read && !all_initialised};
 }
 
-static inline bool is_plain_sailing(size_t at, size_t bytes) {
-    uint64_t seen = 0;
+static bool is_plain_sailing(size_t at, size_t bytes) {
+    if (at >= arena_bytes || at & (bytes - 1)) return false;
     switch (bytes) {
-    case 1: return flags[at] == 3;
-    case 2: memcpy(&seen, flags + at, 2); return seen == 0x0303u && at % 2 == 0;
-    case 4: memcpy(&seen, flags + at, 4); return seen == 0x03030303u && at % 4 == 0;
-    case 8: memcpy(&seen, flags + at, 8); return seen == 0x0303030303030303u && at % 8 == 0;
+    case 1: return quick_flags<1, Access::read>(at);
+    case 2: return quick_flags<2, Access::read>(at);
+    case 4: return quick_flags<4, Access::read>(at);
+    case 8: return quick_flags<8, Access::read>(at);
+    case 16: return quick_flags<16, Access::read>(at);
     default: return false;
     }
 }
@@ -387,31 +485,20 @@ void check_access(const void *address, size_t bytes, Access access, const Where 
     Fiber &f = *w.current;
     const char *p = static_cast<const char *>(address);
     const size_t at = static_cast<size_t>(p - arena);
-    if ((at >= arena_bytes || !is_plain_sailing(at, bytes)) && !check_suspicious(w, f, p, bytes, access, where)) return;
-    Current me;
-    me.fiber = &f;
-    me.record.epoch = epoch;
-    me.record.clock = f.clock[f.lane] & 0x3fffff;
-    me.record.thread = f.thread & 0x3ff;
-    me.record.place = place_index(where);
-    me.shared = at < max_host_threads * shared_region_bytes;
-    if (bytes == 4 && !words[at / 4].split) check_cell(words[at / 4], cold_words[at / 4], access, me, p);
-    else check_range(at, bytes, access, me);
+    Finding found = {true, false};
+    if (!is_plain_sailing(at, bytes)) found = check_suspicious(w, f, p, bytes, access, where);
+    if (!found.in_arena) return;
+    const uint64_t place = where.pc ? PlaceOfPc::find(where.pc) : PlaceOfSite::find(where.site);
+    check_range(at, bytes, access, {&f, f.stamp | place, at < all_shared_bytes, found.unwritten});
 }
 
 // Copies are checked against kernels and other copies that no stream orders.
 void check_copy_access(const void *p, size_t bytes, bool write, bool cautious) {
     if (!cautious || !options().check || !has_shadow() || !in_arena(p)) return;
     static const Site site = {"an asynchronous copy", 0, 0};
-    Current me;
-    me.fiber = nullptr;
-    me.record.epoch = epoch;
-    me.record.clock = 0;
-    me.record.thread = 0;
-    me.record.place = place_index(at_site(site));
-    me.shared = false;
+    const Current me = {nullptr, now << time_shift | PlaceOfSite::find(site), false, false};
     copying = true;
-    check_range(static_cast<size_t>(static_cast<const char *>(p) - arena), bytes, write ? Access::write : Access::read, me);
+    check_range(offset_of(p), bytes, write ? Access::write : Access::read, me);
     copying = false;
 }
 

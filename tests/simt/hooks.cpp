@@ -1,6 +1,6 @@
 // What compilers call at every memory access under -fsanitize=thread. Programs are linked without that flag, so these take the place of
 // the sanitizer's library.
-#include "internal.h"
+#include "shadow.h"
 
 namespace simt {
 
@@ -9,10 +9,15 @@ static unsigned until_stop;
 
 bool instrumented() { return was_instrumented; }
 
-static inline void hook(const void *p, size_t bytes, Access access, const void *pc) {
+__attribute__((noinline)) static void hook(const void *p, size_t bytes, Access access, const void *pc) {
     Fiber *f = hooked;
     if (!f) return;
     const char *c = static_cast<const char *>(p);
+    const size_t at = static_cast<size_t>(c - arena);
+    if (bytes == 4 && access == Access::read && at < shadow.quick_bytes && at % 4 == 0 && quick_flags<4, Access::read>(at) &&
+        read_again(at, f->stamp | PlaceOfPc::find(pc))) {
+        return;
+    }
     if (c >= f->stack && c < f->stack + stack_bytes) {
         if (counting) {
             hooked = nullptr;
@@ -32,9 +37,24 @@ static inline void hook(const void *p, size_t bytes, Access access, const void *
     hooked = f;
 }
 
+// Nearly every access ends here.
+template <size_t bytes, Access access> static inline void quick_hook(const void *p, const void *pc) {
+    const Fiber *f = hooked;
+    const size_t at = static_cast<size_t>(static_cast<const char *>(p) - arena);
+    if (!f || (at < shadow.quick_bytes && quick_access<bytes, access>(at, f->stamp, PlaceOfPc{pc}))) return;
+    hook(p, bytes, access, pc);
+}
+
+template <size_t bytes, Access access> static inline bool quick_at_site(const void *p, Site site) {
+    const Fiber *f = hooked;
+    const size_t at = static_cast<size_t>(static_cast<const char *>(p) - arena);
+    return f && at < shadow.quick_bytes && quick_access<bytes, access>(at, f->stamp, PlaceOfSite{site});
+}
+
 void atomic_access(Site site, const void *p, size_t bytes) {
     Fiber *f = hooked;
     if (!f) return;
+    if (bytes == 4 ? quick_at_site<4, Access::atomic>(p, site) : quick_at_site<8, Access::atomic>(p, site)) return;
     hooked = nullptr;
     if (counting) totals.atomics++;
     check_access(p, bytes, Access::atomic, at_site(site));
@@ -49,7 +69,7 @@ void plain_access(Site site, const void *p, size_t bytes, bool write) {
         abort_launch(*tls_worker);
     }
     Fiber *f = hooked;
-    if (!f) return;
+    if (!f || (bytes == 16 && (write ? quick_at_site<16, Access::write>(p, site) : quick_at_site<16, Access::read>(p, site)))) return;
     hooked = nullptr;
     check_access(p, bytes, write ? Access::write : Access::read, at_site(site));
     hooked = f;
@@ -61,7 +81,7 @@ using namespace simt;
 
 #define HOOK(name, bytes, access)                                                                                      \
     void __tsan_##name(void *p);                                                                                       \
-    void __tsan_##name(void *p) { hook(p, bytes, Access::access, __builtin_return_address(0)); }
+    void __tsan_##name(void *p) { quick_hook<bytes, Access::access>(p, __builtin_return_address(0)); }
 #define HOOKS(bytes)                                                                                                   \
     HOOK(read##bytes, bytes, read)                                                                                     \
     HOOK(write##bytes, bytes, write)                                                                                   \

@@ -11,7 +11,7 @@
 namespace simt {
 
 const unsigned max_threads = 1024, max_warps = 32;
-const size_t stack_bytes = 64 << 10, shared_region_bytes = 1 << 20, max_host_threads = 16, red_zone_bytes = 256;
+const size_t arena_bytes = size_t(4) << 30, stack_bytes = 64 << 10, shared_region_bytes = 1 << 20, max_host_threads = 16, red_zone_bytes = 256;
 
 // ---- fibers ----------------------------------------------------------------------------------------------------------------------
 #if !defined(__x86_64__) && !defined(SIMT_UCONTEXT)
@@ -33,6 +33,7 @@ struct PendingCopy {
 struct Fiber {
     Context context = nullptr;
     char *stack = nullptr; // ThreadInfo lies at its top
+    uint64_t stamp = 0;    // the checker's: time of its last synchronisation and thread, as a record has them
     uint16_t thread = 0, lane = 0, warp = 0;
     State state = State::exited;
     Site site{}; // where it waits
@@ -42,7 +43,7 @@ struct Fiber {
     int argument = 0, width = 32;
     uint64_t value = 0, result = 0;
     void (*compute)(void *const[32]) = nullptr;
-    uint32_t clock[32]{};            // last synchronisation known of each lane of the warp
+    uint64_t clock[32]{};            // the latest time of each lane of its warp that it is ordered behind
     std::vector<PendingCopy> copies; // cp.async, oldest first
     std::vector<size_t> groups;      // number of copies in each committed group
 };
@@ -113,7 +114,6 @@ void worker_prepare(Worker &w);
 
 // ---- device memory ---------------------------------------------------------------------------------------------------------------
 extern char *arena;
-extern size_t arena_bytes;
 void arena_init();
 void arena_open(); // nested
 void arena_close();
@@ -158,22 +158,23 @@ bool barrier_skipped(Site site);
 enum class Access : uint8_t { read, write, atomic };
 extern Fiber *hooked; // the fiber whose instrumented accesses are looked at; null while the executor itself runs
 extern bool checking, counting;
-void check_block();
-void check_barrier();
+void check_block(Worker &w);
+void check_barrier(Worker &w);
 void check_sync_warp(Worker &w, unsigned first_thread, unsigned lanes);
 void check_shared(const void *p, size_t bytes);
-void check_block_end(Worker &w);
+void check_block_end();
 void check_allocated(const void *p, size_t bytes);
 void check_freed(const void *p, size_t bytes);
 void check_initialised(const void *p, size_t bytes, bool yes);
 void check_access(const void *p, size_t bytes, Access access, const Where &where);
 void check_copied(const void *to, const void *from, size_t bytes); // device to device: what was uninitialised stays so
-// A launch or a copy begins. Work that no stream, event or host wait orders before it ran in these epochs.
-struct Epochs {
-    uint32_t first, end;
+// A launch or a copy begins. Work that no stream, event or host wait orders before it ran in these spans of time.
+struct Span {
+    uint64_t first, end; // times
 };
-uint32_t check_begin(const std::vector<Epochs> &concurrent); // its own first epoch
-uint32_t check_end();                                        // one past its last
+// Its own first time. What ran before `settled` (0: before now) is ordered before all work from now on.
+uint64_t check_begin(const std::vector<Span> &concurrent, uint64_t settled);
+uint64_t check_end(); // one past its last
 void check_copy_access(const void *p, size_t bytes, bool write, bool cautious);
 void count_access(const void *p, size_t bytes, Access access, const Where &where);
 void count_block_end(Worker &w);

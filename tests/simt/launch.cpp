@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <ctime>
 #include <map>
 #include <thread>
 
@@ -13,9 +14,17 @@ static cudaError_t last_error, sticky;
 static std::map<const void *, int> dynamic_limits; // by kernel, from cudaFuncSetAttribute
 static Worker *workers[max_host_threads];
 static size_t static_shared;
+static double seconds_in_kernels;
 
 Options &options() { return current_options; }
 size_t last_static_shared_bytes() { return static_shared; }
+double kernel_seconds() { return seconds_in_kernels; }
+
+static double cpu_seconds() {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
 
 void set_error(cudaError_t error, bool is_sticky) {
     last_error = error;
@@ -51,6 +60,7 @@ static Worker &worker(unsigned i) {
 
 void execute_launch(Launch &launch) {
     ArenaScope open;
+    const double start = cpu_seconds();
     const Options &o = options();
     checking = o.check;
     counting = o.count;
@@ -80,6 +90,7 @@ void execute_launch(Launch &launch) {
     work(0);
     for (std::thread &t : threads) t.join();
     static_shared = workers[0]->static_bytes;
+    seconds_in_kernels += cpu_seconds() - start;
     checking = counting = false;
 }
 

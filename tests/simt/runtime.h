@@ -122,6 +122,8 @@ size_t live_allocations();
 bool instrumented();
 // Static shared memory of the last launch as ptxas counts it (without the executor's red zones).
 size_t last_static_shared_bytes();
+// The processor's time that kernels took since the program began; memory management and copies are not in it.
+double kernel_seconds();
 
 // Where kernels executed __syncthreads or __syncwarp, for the barrier mutator; skipping deletes it. A header's barrier has a site in each
 // source file that includes it.

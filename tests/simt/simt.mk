@@ -7,11 +7,11 @@ SIMT_FLAGS  := -std=c++17 -g -Wall -Wextra -Werror -fno-strict-aliasing -ffp-con
 SIMT_HOOKED := -O1 -fsanitize=thread $(if $(findstring clang,$(SIMT_CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param tsan-instrument-func-entry-exit=0)
 SIMT_COUNTED := $(SIMT_HOOKED) $(if $(findstring clang,$(SIMT_CXX)),-fsanitize-coverage=bb$(comma)no-prune$(comma)trace-pc,-fsanitize-coverage=trace-pc)
 SIMT_LIB    := $(patsubst %,$(SIMT_BUILD)/%.o,fiber block warp arena launch stream report check hooks count count_code)
-SIMT_CASES  := cases_lists cases_matrices cases_attention cases_block cases_tricky
+SIMT_CASES  := cases_lists cases_matrices cases_attention cases_block cases_tricky cases_stream
 SIMT_TOOLKIT := $(firstword $(wildcard $(dir $(shell command -v nvcc 2>/dev/null))../include/cuda_fp8.h))
 
 SIMT_PROGRAMS := $(patsubst %,$(SIMT_BUILD)/%,test_types plain/test_samples plain/test_executor plain/test_streams checked/test_samples \
-                 checked/test_executor checked/test_streams checked/test_bugs checked/test_mutants counted/test_count)
+                 checked/test_executor checked/test_streams checked/test_bugs checked/test_races checked/test_mutants counted/test_count)
 
 .PHONY: simt simt-programs
 simt:
@@ -46,6 +46,7 @@ $(SIMT_BUILD)/checked/test_mutants: $(patsubst %,$(SIMT_BUILD)/checked/%.o,test_
 $(SIMT_BUILD)/checked/test_executor: $(SIMT_BUILD)/checked/test_executor.o $(SIMT_LIB)
 $(SIMT_BUILD)/checked/test_streams: $(SIMT_BUILD)/checked/test_streams.o $(SIMT_LIB)
 $(SIMT_BUILD)/checked/test_bugs: $(patsubst %,$(SIMT_BUILD)/checked/%.o,test_bugs bugs_races bugs_memory bugs_order) $(SIMT_LIB)
+$(SIMT_BUILD)/checked/test_races: $(SIMT_BUILD)/checked/test_races.o $(SIMT_LIB)
 $(SIMT_BUILD)/counted/test_count: $(SIMT_BUILD)/counted/test_count.o $(SIMT_LIB)
 $(SIMT_PROGRAMS):
 	$(SIMT_CXX) -g -pthread -o $@ $^

@@ -1,6 +1,7 @@
 // Streams and events. Work is queued with what must run before it; it runs at once, or, with options().deferred, only when somebody
 // waits, and then in a random order among what may run. Host buffers are read when the copy runs, as on a device.
 #include "internal.h"
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -33,7 +34,7 @@ struct Work {
 };
 
 static std::map<uint64_t, Work> pending;
-static std::map<uint64_t, Epochs> epochs_of; // of finished work that pending work may be concurrent with
+static std::map<uint64_t, Span> span_of; // of finished work that pending work may be concurrent with
 static uint64_t last_work;
 static simt_stream default_stream;
 static std::set<simt_stream *> streams = {&default_stream};
@@ -66,16 +67,18 @@ static cudaError_t run_work(uint64_t id) {
                work.host.bytes);
     }
     if (sticky_error()) return sticky_error();
-    std::vector<Epochs> concurrent;
+    std::vector<Span> concurrent;
     for (uint64_t other : work.concurrent) {
-        auto it = epochs_of.find(other);
-        if (it != epochs_of.end()) concurrent.push_back(it->second);
+        auto it = span_of.find(other);
+        if (it != span_of.end()) concurrent.push_back(it->second);
     }
     const bool cautious = !work.concurrent.empty();
-    const uint32_t first = check_begin(concurrent);
+    uint64_t settled = 0;
+    for (const auto &s : span_of) settled = settled ? std::min(settled, s.second.first) : s.second.first;
+    const uint64_t first = check_begin(concurrent, settled);
     const cudaError_t error = work.run(cautious);
-    if (cautious) epochs_of[id] = {first, check_end()};
-    if (pending.empty()) epochs_of.clear();
+    if (cautious) span_of[id] = {first, check_end()};
+    if (pending.empty()) span_of.clear();
     return error;
 }
 
@@ -146,7 +149,7 @@ cudaError_t enqueue_launch(cudaStream_t stream, std::unique_ptr<Launch> launch, 
 
 void streams_reset() {
     pending.clear();
-    epochs_of.clear();
+    span_of.clear();
     default_stream = simt_stream();
     for (simt_stream *s : streams) {
         if (s == &default_stream) continue;

@@ -1,12 +1,14 @@
 // The clean kernels: right and silent in every order. Built plain it also runs them on several host threads and measures speed; built
-// with instrumentation it runs N random schedules with preemption through the checker (argument: N).
+// with instrumentation it runs N random schedules with preemption through the checker. Arguments: N; "time", to print the processor's time of
+// each case's kernels, the best of N runs; and then, part of a name, to measure only those.
 #include "cases.h"
 #include "harness.h"
 #include <algorithm>
+#include <cstring>
 
 static std::vector<Case> all_cases() {
     std::vector<Case> all;
-    for (const auto *part : {&list_cases(), &matrix_cases(), &attention_cases(), &block_cases(), &tricky_cases()}) all.insert(all.end(), part->begin(), part->end());
+    for (const auto *part : {&list_cases(), &matrix_cases(), &attention_cases(), &block_cases(), &tricky_cases(), &stream_cases()}) all.insert(all.end(), part->begin(), part->end());
     return all;
 }
 
@@ -28,14 +30,16 @@ int main(int argc, char **argv) {
     const bool timing = argc > 2;
     simt::Options &o = simt::options();
     const std::vector<Case> cases = all_cases();
-    if (timing) { // "name seconds" for scripts/run_simt.sh to compare plain with checked
+    if (timing) { // "seconds name" of the kernels alone for scripts/run_simt.sh to compare plain with checked
         o.check = simt::instrumented();
+        stream_elements = 400000;
         for (const Case &c : cases) {
+            if (argc > 3 && !strstr(c.name, argv[3])) continue;
             double best = 1e9;
             for (int k = 0; k < n_schedules; k++) {
-                const double start = seconds_now();
+                const double start = simt::kernel_seconds();
                 run_case(c, 1);
-                best = std::min(best, seconds_now() - start);
+                best = std::min(best, simt::kernel_seconds() - start);
             }
             printf("%.6f %s\n", best, c.name);
         }

@@ -67,17 +67,20 @@ struct E4m3Bytes {
 // All deposits are fragments of the 32 lanes. Element k of row r of a lives in lane 4*(r%8) + k%(K/2)/n, register r/8 + 2*(k/(K/2)).
 template <class T, class E> __attribute__((no_sanitize("thread"))) void compute_mma(void *const deposits[32]) {
     const int n = E::k / 8; // elements per register
-    auto lane = [&](int i) { return static_cast<MmaFragments<T> *>(deposits[i]); };
+    MmaFragments<T> *const *lanes = reinterpret_cast<MmaFragments<T> *const *>(deposits);
+    double a[16][E::k], b[8][E::k];
+    for (int k = 0; k < E::k; k++) {
+        const int upper = k / (E::k / 2), within = k % (E::k / 2);
+        for (int row = 0; row < 16; row++) a[row][k] = E::element(lanes[4 * (row % 8) + within / n]->a[row / 8 + 2 * upper], within % n);
+        for (int column = 0; column < 8; column++) b[column][k] = E::element(lanes[4 * column + within / n]->b[upper], within % n);
+    }
     for (int row = 0; row < 16; row++) {
         for (int column = 0; column < 8; column++) {
-            const int owner = 4 * (row % 8) + column / 2, register_ = 2 * (row / 8) + column % 2;
-            double sum = static_cast<double>(lane(owner)->c[register_]);
-            for (int k = 0; k < E::k; k++) {
-                const int upper = k / (E::k / 2), within = k % (E::k / 2);
-                sum += E::element(lane(4 * (row % 8) + within / n)->a[row / 8 + 2 * upper], within % n) *
-                       E::element(lane(4 * column + within / n)->b[upper], within % n);
-            }
-            lane(owner)->d[register_] = static_cast<T>(sum);
+            MmaFragments<T> &owner = *lanes[4 * (row % 8) + column / 2];
+            const int i = 2 * (row / 8) + column % 2;
+            double sum = static_cast<double>(owner.c[i]);
+            for (int k = 0; k < E::k; k++) sum += a[row][k] * b[column][k];
+            owner.d[i] = static_cast<T>(sum);
         }
     }
 }
