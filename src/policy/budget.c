@@ -1,16 +1,21 @@
 #include "policy/budget.h"
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include "conf/fields.h"
 #include "policy/stage.h"
 
-static const char *const unit_names[] = {"none", "ratio", "tokens", "bytes"};
+static const char *const unit_names[] = {"none", "ratio", "tokens", "bytes", "rate", "pages"};
 
 static err check_amount(const node *at, const budget *b) {
     double a = b->amount;
-    if (b->unit == BUDGET_TOKENS) {
-        if (!(a >= 1 && a <= 1 << 30))
-            return NODE_ERR(at, "budget: %g tokens is impossible: a head keeps at least 1", a);
-        if (a != (double)(int)a) return NODE_ERR(at, "budget: %g tokens is not a whole number", a);
+    if (b->unit == BUDGET_TOKENS || b->unit == BUDGET_PAGES) {
+        const char *of = unit_names[b->unit];
+        if (!(a >= 1 && a <= (b->unit == BUDGET_TOKENS ? 1 << 30 : 1 << 24)))
+            return NODE_ERR(at, "budget: %g %s is impossible: a head keeps at least 1", a, of);
+        if (a != (double)(int)a) return NODE_ERR(at, "budget: %g %s is not a whole number", a, of);
+    } else if (b->unit == BUDGET_RATE) {
+        if (!(a >= 1 && a <= 1 << 20)) return NODE_ERR(at, "budget: rate %g is impossible: it is the tokens of the prompt over those kept, at least 1", a);
     } else if (!(a > 0 && a <= 1)) {
         const char *of = b->unit == BUDGET_RATIO ? "of the tokens kept" : "of the bytes of an f16 cache";
         const char *hint = a > 1 && b->unit == BUDGET_RATIO ? "; a number of tokens is written {tokens: n}" : "";
@@ -29,9 +34,9 @@ err budget_parse(const node *n, budget *out) {
         return check_amount(n, out);
     }
     if (node_type(n) != NODE_MAP)
-        return NODE_ERR(n, "budget is a ratio of the tokens or one of {ratio: x}, {tokens: n}, {bytes: x}");
+        return NODE_ERR(n, "budget is a ratio of the tokens or one of {ratio: x}, {tokens: n}, {bytes: x}, {rate: x}, {pages: n}");
     const node *at = n;
-    for (int u = BUDGET_RATIO; u <= BUDGET_BYTES; u++) {
+    for (int u = BUDGET_RATIO; u <= BUDGET_PAGES; u++) {
         const node *v = node_get(n, unit_names[u]);
         if (node_type(v) == NODE_NULL) continue;
         if (out->unit)
@@ -39,6 +44,13 @@ err budget_parse(const node *n, budget *out) {
         out->unit = (budget_unit)u;
         TRY(node_as_double(v, &out->amount));
         at = v;
+    }
+    if (out->unit == BUDGET_RATE) {
+        static const field rule[] = {
+            FIELD_INT(budget, floor, 128, 0, 1 << 30, "tokens that a rate leaves at least"),
+            FIELD_INT(budget, step, 16, 1, 1 << 16, "what a rate is rounded down to"), FIELD_END};
+        (void)node_get(n, "decode");
+        TRY(fields_read(n, rule, out));
     }
     const node *d = node_get(n, "decode");
     if (d) {
@@ -49,20 +61,27 @@ err budget_parse(const node *n, budget *out) {
             return NODE_ERR(d, "budget decode is \"%s\": fixed and proportional are supported", text);
     }
     TRY(node_check_read(n));
-    if (!out->unit) return NODE_ERR(n, "budget names no amount: give one of ratio, tokens, bytes");
-    if (out->proportional && out->unit == BUDGET_TOKENS)
-        return NODE_ERR(d, "budget decode: proportional contradicts {tokens: %g}, which is fixed", out->amount);
+    if (!out->unit) return NODE_ERR(n, "budget names no amount: give one of ratio, tokens, bytes, rate, pages");
+    if (out->proportional && (out->unit == BUDGET_TOKENS || out->unit == BUDGET_PAGES))
+        return NODE_ERR(d, "budget decode: proportional contradicts {%s: %g}, which is fixed", unit_names[out->unit], out->amount);
     return check_amount(at, out);
 }
 
 void budget_describe(const budget *b, char *out, size_t n) {
-    snprintf(out, n, "budget %s %g%s", unit_names[b->unit], b->amount, b->proportional ? " proportional" : "");
+    char rule[48] = "";
+    if (b->unit == BUDGET_RATE) snprintf(rule, sizeof rule, " floor %d step %d", b->floor, b->step);
+    snprintf(out, n, "budget %s %g%s%s", unit_names[b->unit], b->amount, rule, b->proportional ? " proportional" : "");
 }
 
 int budget_ratio_tokens(double ratio, int n) {
     double removed = 1.0 - ratio;
     int kept = (int)((double)n * (1.0 - removed));
     return kept < 1 ? (n < 1 ? n : 1) : kept > n ? n : kept;
+}
+
+int budget_rate_tokens(double rate, int floor_tokens, int step, int n) {
+    int kept = (int)floor(((double)n / rate - 1) / step) * step;
+    return kept > floor_tokens ? kept : floor_tokens;
 }
 
 /* Tables as the cache allocates them: its own record, one per (head, tier), and 4 bytes per page with a few entries to spare. */
@@ -141,6 +160,8 @@ int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clampe
     case BUDGET_NONE: return n_tokens;
     case BUDGET_RATIO: kept = budget_ratio_tokens(b->amount, n_ref); break;
     case BUDGET_TOKENS: kept = (int)b->amount; break;
+    case BUDGET_RATE: kept = budget_rate_tokens(b->amount, b->floor, b->step, n_ref); break;
+    case BUDGET_PAGES: kept = (int)b->amount * policy_chunk(p, 0); break;
     case BUDGET_BYTES: {
         double full = (double)n_ref * p->shape.head_dim * 4;
         kept = solve_bytes(p, b->amount * full, n_tokens, least, clamped);

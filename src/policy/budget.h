@@ -1,4 +1,5 @@
-/* How many items a head may keep, from a budget in tokens, in a ratio of the tokens, or in true bytes. */
+/* How many items a head may keep, from a budget in tokens, in a ratio of the tokens, in true bytes, by a compression
+ * rate with a floor, or in logical pages. */
 #ifndef KVLAB_POLICY_BUDGET_H
 #define KVLAB_POLICY_BUDGET_H
 #include <stdbool.h>
@@ -7,21 +8,24 @@
 
 struct policy;
 
-typedef enum budget_unit { BUDGET_NONE, BUDGET_RATIO, BUDGET_TOKENS, BUDGET_BYTES } budget_unit;
+typedef enum budget_unit { BUDGET_NONE, BUDGET_RATIO, BUDGET_TOKENS, BUDGET_BYTES, BUDGET_RATE, BUDGET_PAGES } budget_unit;
 typedef struct budget {
     budget_unit unit;
     double amount;
+    int floor, step;   /* of a rate */
     bool proportional; /* follows the growing sequence in decode instead of staying at its value at prompt end */
     bool decode_given; /* `decode:` was written out */
 } budget;
 
-/* A bare number <= 1, or {ratio: x} | {tokens: n} | {bytes: x}, each with an optional `decode: fixed | proportional`. */
+/* A bare number <= 1, or {ratio: x} | {tokens: n} | {bytes: x} | {rate: x, floor: 128, step: 16} | {pages: n}, each with an optional `decode: fixed | proportional`. */
 MUST err budget_parse(const node *n, budget *out);
 void budget_describe(const budget *b, char *out, size_t n);
 
 /* Tokens kept of n at a ratio: max(1, int(n * (1 - removed))) with removed = 1 - ratio, all in f64 as kvpress computes it
  * (it counts what is removed): 0.25 of 3840 keeps 960, 0.1 of 100 keeps 9. */
 int budget_ratio_tokens(double ratio, int n);
+/* Tokens kept of n at a compression rate, as KV-Compress's scripts set them: max(floor, floor((n / rate - 1) / step) * step). */
+int budget_rate_tokens(double rate, int floor_tokens, int step, int n);
 
 /* Items per (layer, KV head) of a sequence of n_tokens tokens whose prompt had n_prompt; never below the protected items (then
  * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata and columns

@@ -25,7 +25,9 @@ static err check_budget(const policy *p, const policy_parts *at) {
     budget_describe(&p->budget, limit, sizeof limit);
     if (quota->budgeted && !p->budget.unit)
         return NODE_ERR(place(at, at->stage[STAGE_QUOTA]),
-                        "quota %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", quota->name);
+                        "quota %s needs a budget: a ratio of the tokens, {tokens: n}, {rate: x}, {pages: n} or {bytes: x}", quota->name);
+    if (p->budget.unit == BUDGET_PAGES && !quota->chunks)
+        return NODE_ERR(place(at, at->budget), "%s counts logical pages, but quota %s has none: use quota pages", limit, quota->name);
     bool scaled = policy_scales_to_bytes(p);
     if (p->budget.unit && sel->drops && !scaled)
         return NODE_ERR(place(at, at->budget), "%s cannot be met by select %s, which drops by value: {bytes: x} can, with rule alpha", limit, sel->name);

@@ -38,6 +38,13 @@ err policy_request_signal(policy *p, const node *at, signal_request r, int *inde
     return OK;
 }
 
+int policy_chunk(const policy *p, int tier) {
+    if (p->chunk == POLICY_CHUNK_PHYSICAL) return p->page_items[tier];
+    if (tier == 0) return p->chunk;
+    uint32_t n = (uint32_t)p->chunk * p->item_bytes[0] / p->item_bytes[tier];
+    return n < 1 ? 1 : (int)n;
+}
+
 static err add_tier(policy *p, const node *n) {
     policy_needs *needs = &p->needs;
     if (node_type(n) != NODE_SCALAR) return NODE_ERR(n, "tiers is a list of format names such as [f16, k8v4]");

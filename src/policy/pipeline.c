@@ -118,6 +118,9 @@ static bool decides_before_step(const policy *p) { return p->use[STAGE_DECIDE].s
 static err check_bound(const policy *p) {
     if (p->budget.unit == BUDGET_BYTES && !p->bound)
         return ERR(ERR_UNSUPPORTED, "policy: a byte budget needs the page layouts before the first decision (policy_bind)");
+    bool measured = p->chunk && (p->chunk == POLICY_CHUNK_PHYSICAL || p->needs.n_tiers > 1);
+    if (measured && !p->bound)
+        return ERR(ERR_UNSUPPORTED, "policy: quota pages with physical pages or several tiers needs the page layouts before the first decision (policy_bind)");
     return OK;
 }
 

@@ -5,14 +5,14 @@
 extern const stage score_window, score_column, score_output_change, score_expected, score_probe, score_key_norm, score_key_diff, score_recency,
     score_random, score_significance;
 extern const stage score_plugin, quota_plugin, select_plugin, tier_plugin, decide_plugin;
-extern const stage quota_none, quota_fixed, quota_adaptive, quota_pyramid, quota_global;
+extern const stage quota_none, quota_fixed, quota_adaptive, quota_pyramid, quota_global, quota_pages;
 extern const stage select_all, select_top_k, select_critical, select_threshold;
 extern const stage tier_uniform, tier_by_flag, tier_by_rank, tier_threshold;
 
 static const stage *const stages[] = {
     &score_window, &score_column, &score_output_change, &score_expected, &score_probe, &score_key_norm, &score_key_diff, &score_recency, &score_random,
     &score_significance, &score_plugin,
-    &quota_none, &quota_fixed, &quota_adaptive, &quota_pyramid, &quota_global, &quota_plugin,
+    &quota_none, &quota_fixed, &quota_adaptive, &quota_pyramid, &quota_global, &quota_pages, &quota_plugin,
     &select_all, &select_top_k, &select_critical, &select_threshold, &select_plugin,
     &tier_uniform, &tier_by_flag, &tier_by_rank, &tier_threshold, &tier_plugin, &decide_plugin,
 };

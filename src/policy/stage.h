@@ -80,6 +80,7 @@ typedef struct stage {
     bool ranks;    /* quota, select, tier, decide: reads scores */
     bool drops;    /* select, decide: may drop items without a budget */
     bool before_step; /* decide: takes place before the first appended token too, which counts as the newest of the window */
+    bool chunks;   /* quota: allots whole logical pages (policy.chunk) */
     unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
 
     void (*score)(const void *conf, const decision *d);
@@ -103,6 +104,8 @@ typedef struct stage_use {
     _Alignas(16) unsigned char conf[STAGE_CONF_BYTES];
 } stage_use;
 
+enum { POLICY_CHUNK_PHYSICAL = -1 }; /* a logical page holds what a page of the cache holds */
+
 struct policy {
     policy_shape shape;
     policy_needs needs;
@@ -117,6 +120,7 @@ struct policy {
     bool decode_drops;         /* decode decisions score and may drop items */
     bool decode_moves;         /* decode decisions may move items to another tier */
     bool bound;
+    int chunk;                 /* items of a logical page; 0 without one, or POLICY_CHUNK_PHYSICAL */
     uint32_t item_bytes[KV_MAX_TIERS]; /* of one item: payload, metadata, columns */
     int page_items[KV_MAX_TIERS];
     char tier_names[KV_MAX_TIERS][16];
@@ -149,6 +153,9 @@ MUST err policy_request_signal(policy *p, const node *at, signal_request r, int 
 MUST err policy_find_tier(const policy *p, const node *at, const char *stage_name, const char *tier, int *index);
 /* Writes "f16, k8v4" of all tiers. */
 void policy_tier_list(const policy *p, char *out, size_t n);
+
+/* Items of a logical page in a tier: `chunk` of the hot one, as many as take the same bytes in another. */
+int policy_chunk(const policy *p, int tier);
 
 const char *stage_kind_name(stage_kind k);
 const stage *stage_find(stage_kind k, const char *name);        /* NULL if unknown */

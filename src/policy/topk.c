@@ -1,4 +1,5 @@
 #include "policy/topk.h"
+#include <string.h>
 
 enum { KEY_PROTECTED = 0xffffffff, KEY_FORCED = 0xfffffffe }; /* above the key of any score */
 
@@ -17,6 +18,26 @@ uint64_t topk_layer_key(const policy *p, const head_items *h, int i, int n_heads
     assert((uint64_t)h->pos[i] * n + n <= UINT32_MAX);
     uint32_t tie = p->ties_high ? h->pos[i] * n + (n - 1 - head) : ~(h->pos[i] * n + head);
     return topk_key(h->score[i] * weight, tie);
+}
+
+/* Bytes from the lowest up, stable; a byte that all keys share is passed over. */
+void topk_sort(uint64_t *keys, uint64_t *tmp, int n) {
+    uint64_t *from = keys, *to = tmp;
+    for (int shift = 0; shift < 64 && n > 1; shift += 8) {
+        int at[256] = {0}, sum = 0;
+        for (int i = 0; i < n; i++) at[from[i] >> shift & 255]++;
+        if (at[from[0] >> shift & 255] == n) continue;
+        for (int b = 0; b < 256; b++) {
+            int count = at[b];
+            at[b] = sum;
+            sum += count;
+        }
+        for (int i = 0; i < n; i++) to[at[from[i] >> shift & 255]++] = from[i];
+        uint64_t *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != keys) memcpy(keys, from, (size_t)n * sizeof *keys);
 }
 
 /* Radix selection: at each byte, from the top, only the bucket that holds the k-th key survives. */
