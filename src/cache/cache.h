@@ -80,6 +80,16 @@ void cache_columns(const cache *c, int layer, int head, item_columns *out);
 /* Carries out target tiers for one (layer, head): plan, moves, freed pages. target[i] belongs to column entry i. Tiers with K per
  * channel are entered from tier 0, and left, by whole groups only. */
 MUST err cache_apply(cache *c, int layer, int head, const uint8_t *target);
+/* The same for many heads of caches on one pool at once, by n_threads threads: parallel compaction as format/compact.h specifies. Leaves what
+ * cache_apply leaves for each of them in turn, but for which pages of the pool are used. If the pool has too few pages for
+ * items that change tier: ERR_NOMEM, with some heads done; items that go need none. */
+typedef struct cache_change { cache *c; int layer, head; const uint8_t *target; } cache_change;
+typedef struct compactor compactor; /* scratch and the ring of recycled pages; grows to what its largest call needed */
+MUST err compactor_create(compactor **out);
+void compactor_destroy(compactor *k);
+/* Room for calls of up to n_changes heads of n_items items in all; later calls within it allocate nothing. */
+MUST err compactor_reserve(compactor *k, int n_changes, size_t n_items, int n_threads);
+MUST err cache_compact(compactor *k, const cache_change *changes, int n, int n_threads);
 /* Pages of the emptiest extents are moved together and extents given back; `caches` are all caches of the pool. */
 void cache_trim(cache **caches, int n);
 

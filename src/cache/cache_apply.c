@@ -40,37 +40,12 @@ static err check_groups(const cache *c, const int *n, const uint8_t *target) {
     return OK;
 }
 
-/* Items on their way from tier 0 into a tier with K per channel; the group is put when it is whole. */
-static void gather(cache *c, page_list *lists, plan_move m, item_group *g) {
-    const page_layout *from = &c->layout[m.from_tier], *to = &c->layout[m.to_tier];
-    const uint8_t *src = cache_page(c, &lists[m.from_tier], m.from_slot / from->cap);
-    int slot = (int)(m.from_slot % from->cap), d = from->head_dim;
-    page_get(from, src, slot, g->k + g->n * d, g->v + g->n * d);
-    g->pos[g->n] = page_pos(from, src, slot);
-    g->score[g->n++] = page_score(from, src, slot);
-    if (g->n < KV_TOKEN_GROUP) return;
-    uint32_t first = m.to_slot + 1 - KV_TOKEN_GROUP;
-    uint8_t *page = cache_page(c, &lists[m.to_tier], first / to->cap);
-    assert(first % KV_TOKEN_GROUP == 0);
-    c->be->page_put(to, page, (int)(first % to->cap), g->n, g->k, (size_t)d, g->v, (size_t)d, g->pos);
-    for (int i = 0; i < g->n; i++) page_set_score(to, page, (int)(first % to->cap) + i, g->score[i]);
-    g->n = 0;
-}
-
-static void carry_out(cache *c, page_list *lists, const plan *p) {
-    item_group group[KV_MAX_TIERS];
-    for (int t = 0; t < c->n_tiers; t++) group[t].n = 0;
-    for (int i = 0; i < p->n_moves; i++) {
-        plan_move m = p->moves[i];
-        const page_layout *from = &c->layout[m.from_tier], *to = &c->layout[m.to_tier];
-        if (to->fmt.k_channels && m.from_tier != m.to_tier) {
-            gather(c, lists, m, &group[m.to_tier]);
-            continue;
-        }
-        c->be->page_move(from, cache_page(c, &lists[m.from_tier], m.from_slot / from->cap),
-                         (int)(m.from_slot % from->cap), to, cache_page(c, &lists[m.to_tier], m.to_slot / to->cap),
-                         (int)(m.to_slot % to->cap));
-    }
+err cache_check_targets(const cache *c, int layer, int head, const uint8_t *target, bool *changes) {
+    const page_list *lists = cache_list(c, layer, head, 0);
+    int n[KV_MAX_TIERS];
+    for (int t = 0; t < c->n_tiers; t++) n[t] = (int)lists[t].n_items;
+    TRY(check_targets(c, n, target, changes));
+    return *changes ? check_groups(c, n, target) : OK;
 }
 
 err cache_apply(cache *c, int layer, int head, const uint8_t *target) {
@@ -78,12 +53,11 @@ err cache_apply(cache *c, int layer, int head, const uint8_t *target) {
     int n[KV_MAX_TIERS], total = 0;
     bool changes;
     for (int t = 0; t < c->n_tiers; t++) total += n[t] = (int)lists[t].n_items;
-    TRY(check_targets(c, n, target, &changes));
+    TRY(cache_check_targets(c, layer, head, target, &changes));
     if (!changes) {
         c->n_appended = 0;
         return OK;
     }
-    TRY(check_groups(c, n, target));
     TRY(cache_reserve_moves(c, (size_t)total));
     plan p = {.moves = c->moves};
     plan_moves(n, c->n_tiers, target, &p);
@@ -92,7 +66,8 @@ err cache_apply(cache *c, int layer, int head, const uint8_t *target) {
     for (int t = 0; t < c->n_tiers; t++) lists[t].want = cache_pages_for(c, t, (size_t)p.n_after[t]);
     TRY(cache_grow(c, lo, lo + (size_t)c->n_tiers));
     cache_note_peaks(c); /* before: items only become smaller */
-    carry_out(c, lists, &p);
+    page_codec codec = cache_codec(c);
+    compact_move(&codec, c->layout, c->n_tiers, lists, c->refs, &p);
     for (int t = 0; t < c->n_tiers; t++) {
         lists[t].n_items = (uint32_t)p.n_after[t];
         c->n_items[t] = c->n_items[t] - (size_t)n[t] + (size_t)p.n_after[t];

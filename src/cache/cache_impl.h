@@ -5,14 +5,7 @@
 #ifndef KVLAB_CACHE_CACHE_IMPL_H
 #define KVLAB_CACHE_CACHE_IMPL_H
 #include "cache/cache.h"
-
-/* The pages of one (layer, KV head, tier). */
-typedef struct page_list {
-    uint32_t first, cap; /* window in refs */
-    uint32_t n_pages;    /* >= pages that n_items fill: decode reserves ahead */
-    uint32_t n_items;
-    uint32_t want; /* pages that a growth under way asks for */
-} page_list;
+#include "format/compact.h"
 
 struct cache {
     pool *pool;
@@ -54,18 +47,15 @@ static inline uint32_t cache_pages_for(const cache *c, int tier, size_t n_items)
     return (uint32_t)((n_items + c->layout[tier].cap - 1) / c->layout[tier].cap);
 }
 
-/* Items gathered to be put together into a tier with K per channel. */
-typedef struct item_group {
-    int n;
-    float k[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM], v[KV_TOKEN_GROUP * KV_MAX_HEAD_DIM]; /* [n][head_dim] */
-    uint32_t pos[KV_TOKEN_GROUP];
-    float score[KV_TOKEN_GROUP];
-} item_group;
-
+/* Widens the windows of lists lo..hi-1 to `want` references where they are narrower; then `want` is 0 again. */
+MUST err cache_widen(cache *c, size_t lo, size_t hi);
 /* Gives lists lo..hi-1 `want` pages each where they have fewer; all or none. */
 MUST err cache_grow(cache *c, size_t lo, size_t hi);
 /* Frees the pages beyond n_keep. */
 void cache_shrink(cache *c, page_list *l, uint32_t n_keep);
+/* Whether the targets of a head can be carried out, and change anything. */
+MUST err cache_check_targets(const cache *c, int layer, int head, const uint8_t *target, bool *changes);
+static inline page_codec cache_codec(const cache *c) { return (page_codec){c->be->page_put, c->be->page_move, c->base}; }
 /* Room for the moves of a head of n_items. */
 MUST err cache_reserve_moves(cache *c, size_t n_items);
 /* To be called when items or pages have become more. */

@@ -61,10 +61,20 @@ static err take_pages(cache *c, size_t lo, size_t hi) {
     return OK;
 }
 
-err cache_grow(cache *c, size_t lo, size_t hi) {
+static err widen(cache *c, size_t lo, size_t hi) {
     bool wide = true;
     for (size_t i = lo; i < hi; i++) wide = wide && c->lists[i].want <= c->lists[i].cap;
-    err e = wide ? OK : widen_tables(c);
+    return wide ? OK : widen_tables(c);
+}
+
+err cache_widen(cache *c, size_t lo, size_t hi) {
+    err e = widen(c, lo, hi);
+    for (size_t i = lo; i < hi; i++) c->lists[i].want = 0;
+    return e;
+}
+
+err cache_grow(cache *c, size_t lo, size_t hi) {
+    err e = widen(c, lo, hi);
     if (e == OK) e = take_pages(c, lo, hi);
     for (size_t i = lo; i < hi; i++) c->lists[i].want = 0;
     return e;

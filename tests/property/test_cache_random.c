@@ -262,13 +262,19 @@ static void do_truncate(rng *r, model *m, cache *c) {
     m->n_appended -= drop;
 }
 
+static compactor *all_at_once;
+
 static void do_apply(rng *r, model *m, cache *c) {
     uint32_t drop = rng_below(r, 4) ? rng_below(r, 20) : rng_below(r, 101),
              sink = rng_below(r, 3) ? rng_below(r, 30) : 0;
+    bool together = rng_below(r, 2); /* all heads at once, or each in turn */
+    static uint8_t targets[LAYERS * KV][MAX_ITEMS + 1];
+    cache_change change[LAYERS * KV];
+    int n_changes = 0;
     for (int l = 0; l < LAYERS; l++) {
         for (int h = 0; h < KV; h++) {
             if (rng_below(r, 4) == 0) continue;
-            uint8_t target[MAX_ITEMS + 1];
+            uint8_t *target = targets[n_changes];
             int n = 0;
             for (int t = 0; t < m->n_tiers; t++) {
                 for (int i = 0; i < m->list[l][h][t].n; i++) {
@@ -277,10 +283,12 @@ static void do_apply(rng *r, model *m, cache *c) {
                     target[n++] = rng_below(r, 100) < drop ? KV_DROP : to;
                 }
             }
-            assert_int_equal(cache_apply(c, l, h, target), OK);
+            change[n_changes++] = (cache_change){c, l, h, target};
+            if (!together) assert_int_equal(cache_apply(c, l, h, target), OK);
             model_apply(m, l, h, target);
         }
     }
+    if (together) assert_int_equal(cache_compact(all_at_once, change, n_changes, 1 + (int)rng_below(r, 3)), OK);
 }
 
 /* As live attention would: scores are written into the pages. */
@@ -316,6 +324,7 @@ static void random_lives_equal_the_model(void **state) {
     };
     rng r = rng_make(seed_get(), 1);
     static model m;
+    assert_int_equal(compactor_create(&all_at_once), OK);
     for (int life = 0; life < 60; life++) {
         int set = life % 6;
         memset(&m, 0, sizeof m);
@@ -375,6 +384,7 @@ static void random_lives_equal_the_model(void **state) {
         pool_destroy(p);
         model_clear(&m);
     }
+    compactor_destroy(all_at_once);
     assert_int_equal(mem_live_bytes(MEM_TABLES), 0);
     assert_int_equal(mem_live_bytes(MEM_POOL), 0);
     assert_int_equal(mem_live_bytes(MEM_SCRATCH), 0);
