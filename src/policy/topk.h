@@ -20,11 +20,6 @@ uint64_t topk_item_key(const policy *p, const head_items *h, int i);
 /* Key of an unprotected item among n_heads heads, its score times `weight`: among equals the position decides, then the lower head. */
 uint64_t topk_layer_key(const policy *p, const head_items *h, int i, int n_heads, float weight);
 
-/* The score of such a key; NaN gives NaN. */
-static inline float topk_key_score(uint64_t key) {
-    uint32_t u = (uint32_t)(key >> 32);
-    return f32_from_bits(u & 0x80000000u ? u & 0x7fffffffu : ~u);
-}
 /* Sorts n keys, lowest first; tmp [n]. */
 void topk_sort(uint64_t *keys, uint64_t *tmp, int n);
 /* The k-th largest of n keys, 1 <= k <= n, in O(n) time; `keys` is used up. */
