@@ -115,16 +115,19 @@ int main(int argc, char **argv) {
     prefill_seconds(e, full, ids, n_tokens); /* warm */
     double total_full = 0;
     int n_full = 0;
-    for (int round = 0; round < rounds; round++)
+    for (int round = 0; round < rounds; round++) {
+        double before = prefill_seconds(e, full, ids, n_tokens);
         for (int at = 0; at < n; at += GROUP) {
             int end = at + GROUP < n ? at + GROUP : n;
-            double seconds[GROUP], before = prefill_seconds(e, full, ids, n_tokens);
+            double seconds[GROUP];
             for (int i = at; i < end; i++) seconds[i - at] = prefill_seconds(e, c[i].p, ids, n_tokens);
-            double around = (before + prefill_seconds(e, full, ids, n_tokens)) / 2;
+            double after = prefill_seconds(e, full, ids, n_tokens), around = (before + after) / 2;
             for (int i = at; i < end; i++) c[i].ratio[round] = seconds[i - at] / around;
             total_full += around;
             n_full++;
+            before = after;
         }
+    }
     printf("%d tokens, %d layers of 9 query and 3 KV heads of 64, %s %s, %d thread%s: full %.3f s; compressed prefill over full, %d rounds\n", n_tokens,
            numbers[2], engine_backend(e)->name, engine_backend(e)->isa, threads, threads > 1 ? "s" : " (CPU time)", total_full / n_full, rounds);
     for (int i = 0; i < n; i++) {

@@ -17,13 +17,20 @@ typedef struct listing {
     bool as_json;
 } listing; /* json: of the section in hand */
 
-static void entry(listing *l, const char *name, const char *about) {
-    if (l->as_json)
-        json_array_append_new(l->json, json_pack("{s:o,s:o}", "name", jsonx_text(name), "about", jsonx_text(about)));
-    else
+/* `origin` may be NULL: only policies have one. */
+static void entry_from(listing *l, const char *name, const char *origin, const char *about) {
+    if (l->as_json) {
+        json_t *j = json_pack("{s:o,s:o}", "name", jsonx_text(name), "about", jsonx_text(about));
+        if (origin) json_object_set_new(j, "origin", jsonx_text(origin));
+        json_array_append_new(l->json, j);
+    } else {
         printf("  %-26s %s\n", name, about);
+        if (origin) printf("  %-26s   from %s\n", "", origin);
+    }
     l->n++;
 }
+
+static void entry(listing *l, const char *name, const char *about) { entry_from(l, name, NULL, about); }
 
 static err list_presets(listing *l, const char *kind) {
     char **names;
@@ -39,7 +46,9 @@ static err list_presets(listing *l, const char *kind) {
             mem_free(about);
             about = with;
         }
-        entry(l, names[i], about);
+        char *origin = strcmp(kind, "policies") == 0 ? preset_origin(kind, names[i]) : NULL;
+        entry_from(l, names[i], origin, about);
+        mem_free(origin);
         mem_free(about);
     }
     preset_list_free(names, n);

@@ -154,14 +154,23 @@ static char *first_comment(const char *path) {
     return about;
 }
 
-char *preset_about(const char *kind, const char *name) {
+static char *preset_text(const char *kind, const char *name, const char *key) {
     node *root;
-    char *path, *about = NULL;
-    if (preset_load(kind, name, NULL, &root) == OK) {
-        const node *a = node_get(root, "summary");
-        if (node_type(a) == NODE_SCALAR) about = mem_strdup(node_text(a));
-        node_free(root);
-    }
+    char *text = NULL;
+    if (preset_load(kind, name, NULL, &root) != OK) return NULL;
+    const node *a = node_get(root, key);
+    if (node_type(a) == NODE_SCALAR) text = mem_strdup(node_text(a));
+    node_free(root);
+    return text;
+}
+
+char *preset_origin(const char *kind, const char *name) {
+    char *origin = preset_text(kind, name, "origin");
+    return origin ? origin : mem_strdup("");
+}
+
+char *preset_about(const char *kind, const char *name) {
+    char *path, *about = preset_text(kind, name, "summary");
     if (!about && preset_path(kind, name, &path) == OK) {
         about = first_comment(path);
         mem_free(path);

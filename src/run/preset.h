@@ -13,6 +13,8 @@ bool preset_exists(const char *kind, const char *name);
 MUST err preset_load(const char *kind, const char *name, const node *where, node **out);
 /* One line of what the preset is: its `summary` key, else its first comment line, else "". mem_free. */
 char *preset_about(const char *kind, const char *name);
+/* Its `origin` key: where a policy comes from; "" without one. mem_free. */
+char *preset_origin(const char *kind, const char *name);
 
 /* Merges `over` onto `base` as presets are: maps deeply, but a map that names a choice (score, quota, select, tier,
  * decide, budget) replaces the base's when it names another one. `over`'s key `preset` is left out. */

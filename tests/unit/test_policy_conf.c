@@ -6,9 +6,39 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "base/io.h"
+#include "base/mem.h"
 #include "tests/support/policies.h"
 
 static const policy_shape shape = {.n_layers = 30, .n_heads = 9, .n_kv = 3, .head_dim = 64, .context = 8192};
+
+static bool has_comment(const char *path) {
+    char *text;
+    size_t n;
+    assert_int_equal(io_read_file(path, 1 << 20, &text, &n), OK);
+    bool found = strstr(text, " # ") != NULL || *text == '#';
+    mem_free(text);
+    return found;
+}
+
+/* A row of the presets' table begins with the names of one or more of them. */
+static bool in_table(const char *name) {
+    char *text, quoted[80];
+    size_t n;
+    bool found = false;
+    snprintf(quoted, sizeof quoted, "`%s`", name);
+    assert_int_equal(io_read_file("docs/policies.md", 1 << 20, &text, &n), OK);
+    char *save = NULL, *table = strstr(text, "## Presets");
+    assert_non_null(table);
+    for (char *line = strtok_r(table, "\n", &save); line && !found; line = strtok_r(NULL, "\n", &save)) {
+        char *end = *line == '|' ? strchr(line + 1, '|') : NULL;
+        if (!end) continue;
+        *end = 0;
+        found = strstr(line, quoted) != NULL;
+    }
+    mem_free(text);
+    return found;
+}
 
 static void every_preset_makes_a_policy_and_says_where_it_comes_from(void **state) {
     DIR *d = opendir("configs/policies");
@@ -24,6 +54,8 @@ static void every_preset_makes_a_policy_and_says_where_it_comes_from(void **stat
         assert_int_equal(node_parse_file(path, &root), OK);
         assert_true(strlen(node_text(node_get(root, "origin"))) > 3);
         assert_true(strlen(node_text(node_get(root, "summary"))) > 10);
+        if (!has_comment(path)) fail_msg("%s explains no option in a comment", path);
+        if (!in_table(name)) fail_msg("docs/policies.md lists no `%s`", name);
         (void)node_get(root, "policy");
         assert_int_equal(node_check_read(root), OK);
         node_free(root);
