@@ -116,8 +116,8 @@ static void decide(const policy *p, const decision *all, int n_layers) {
 static bool decides_before_step(const policy *p) { return p->use[STAGE_DECIDE].st && p->use[STAGE_DECIDE].st->before_step; }
 
 static err check_bound(const policy *p) {
-    if (p->budget.unit == BUDGET_BYTES && !p->bound)
-        return ERR(ERR_UNSUPPORTED, "policy: a byte budget needs the page layouts before the first decision (policy_bind)");
+    if (budget_needs_layouts(p) && !p->bound)
+        return ERR(ERR_UNSUPPORTED, "policy: a budget in bytes or pages needs the page layouts before the first decision (policy_bind)");
     bool measured = p->chunk && (p->chunk == POLICY_CHUNK_PHYSICAL || p->needs.n_tiers > 1);
     if (measured && !p->bound)
         return ERR(ERR_UNSUPPORTED, "policy: quota pages with physical pages or several tiers needs the page layouts before the first decision (policy_bind)");
@@ -191,13 +191,13 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
         s->n_prompt = l->n;
         TRY(prefill_layers(p, s, l, together ? n_layers : 1, &left));
         TRY(plugins_status(p));
-        TRY(plugins_status(p));
         bool first = l->layer == 0, last = together || l->layer == p->shape.n_layers - 1;
         if (!together && !first && s->kept > left) left = s->kept; /* the fullest layer */
         s->report.n_decisions += first && p->trigger.prefill;
-        if (last) state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
-        if (last && decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
-        else s->kept = left;
+        s->kept = left;
+        if (!last) continue;
+        state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
+        if (decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
     }
     return OK;
 }
