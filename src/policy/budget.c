@@ -141,7 +141,7 @@ static int count_tiers(const struct policy *p, int n_tokens, int kept, int *per_
 double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
     int per_tier[KV_MAX_TIERS] = {0}, n_rest = count_tiers(p, n_tokens, kept, per_tier);
     double bytes = budget_head_share(p) + budget_items_bytes(p, per_tier);
-    if (p->use[STAGE_QUOTA].st->ranks && p->use[STAGE_QUOTA].st->budgeted) bytes += unequal_bytes(p, n_rest);
+    if (p->use[STAGE_QUOTA].st->budgeted && !p->use[STAGE_QUOTA].st->even) bytes += unequal_bytes(p, n_rest);
     return bytes;
 }
 

@@ -128,6 +128,20 @@ static int first_unplaced(const policy *p, int n_tokens) {
     return n_tokens > p->protect.recent ? n_tokens - p->protect.recent : 0;
 }
 
+/* What holds after every decision, in builds that check: protected items stay, targets are tiers that their items can go to. */
+static void check_decision(const policy *p, const head_items *heads, int n_heads) {
+#ifdef KVLAB_CHECKS
+    for (int k = 0; k < n_heads; k++)
+        for (int i = 0; i < heads[k].n; i++) {
+            const head_items *h = &heads[k];
+            uint8_t to = h->target[i];
+            assert(to == KV_DROP || to < p->needs.n_tiers);
+            assert(to != KV_DROP || !(h->flags[i] & ITEM_PROTECTED));
+            assert(to == KV_DROP || !h->tier_now || to == h->tier_now[i] || kv_format_can_move(p->needs.tiers[h->tier_now[i]], p->needs.tiers[to]));
+        }
+#endif
+}
+
 static int count_kept(const head_items *h) {
     int n = 0;
     for (int i = 0; i < h->n; i++) n += h->target[i] != KV_DROP;
@@ -164,6 +178,7 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers);
+        check_decision(p, s->heads, n_heads);
         *left = mean_kept(s->heads, n_heads);
         return OK;
     }
@@ -252,6 +267,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         if (p->decode_drops) decide(p, &d, per_decision);
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
+        check_decision(p, s->heads, n_heads);
         int left = mean_kept(s->heads, n_heads);
         most = left > most ? left : most;
     }

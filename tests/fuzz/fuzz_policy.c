@@ -1,4 +1,4 @@
-/* Random policies on a small model under the sanitizers:  fuzz_policy [seconds] [seed]
+/* Random policies on a small model under the sanitizers:  fuzz_policy [seconds] [seed] [first iteration]
  *
  * A composition of stages, or a preset with another budget, runs over a prompt and decoded tokens, in several sequences of one pool, or
  * is refused with a sentence that names both sides. After every call the invariants of a cache under a policy must hold: pages and items
@@ -93,6 +93,8 @@ static node *make_conf(rng *r, bool *composed) {
 
 /* ---- invariants ---- */
 
+enum { UNPLACED = 254 }; /* a token of the prompt, before it is stored */
+
 static void check_items(const world *w, timeline *t, bool decided, int c, int *n_items) {
     uint32_t pos[MAX_N];
     uint8_t tier[MAX_N], now[MAX_N];
@@ -113,7 +115,7 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
         now[pos[i]] = tier[i];
         uint8_t before = t->tier[c][pos[i]];
         if (before == KV_DROP) die("head %d: position %u came back", c, pos[i]);
-        if (before != tier[i] && (!decided || !kv_format_can_move(w->need->tiers[before], w->need->tiers[tier[i]])))
+        if (before != UNPLACED && before != tier[i] && (!decided || !kv_format_can_move(w->need->tiers[before], w->need->tiers[tier[i]])))
             die("head %d: position %u moved from tier %d to %d", c, pos[i], before, tier[i]);
     }
     for (int i = 0; i < t->n && known && w->need->pos_column; i++) {
@@ -198,6 +200,7 @@ static void begin(const world *w, rng *r, timeline *t, const int32_t *ids) {
         snapshot_destroy(snap);
     }
     t->n = n;
+    memset(t->tier, UNPLACED, sizeof t->tier);
     check(w, t, n);
 }
 
@@ -268,12 +271,13 @@ int main(int argc, char **argv) {
     int n_refused = 0;
     seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)(clock_now() * 1e6);
     n_presets = preset_names(presets, MAX_PRESETS);
-    for (iteration = 0; clock_now() - start < seconds; iteration++) {
+    uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
+    for (iteration = first; clock_now() - start < seconds; iteration++) {
         rng r = rng_make(seed, iteration);
         run_case(&r, &n_refused);
     }
     for (int i = 0; i < n_presets; i++) free((char *)presets[i]);
-    if (n_refused == (int)iteration) die("every case was refused");
-    printf("fuzz_policy: %llu policies, %d of them refused (seed %llu)\n", (unsigned long long)iteration, n_refused, (unsigned long long)seed);
+    if (n_refused > 20 && n_refused == (int)(iteration - first)) die("every case was refused");
+    printf("fuzz_policy: %llu policies, %d of them refused (seed %llu)\n", (unsigned long long)(iteration - first), n_refused, (unsigned long long)seed);
     return 0;
 }
