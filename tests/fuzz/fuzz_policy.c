@@ -130,7 +130,7 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
 static bool overspends(const world *w) {
     char text[1000];
     snprintf(text, sizeof text, "%s", policy_describe(w->p));
-    return strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") ||
+    return strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") || strstr(text, "quota pages") ||
            (strstr(text, "adaptive (blend") && !strstr(text, "exact"));
 }
 

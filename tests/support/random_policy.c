@@ -23,7 +23,10 @@ static const char *group(rng *r) { return ONE_OF(r, "mean", "max", "sum"); }
 static const char *yes_no(rng *r) { return ONE_OF(r, "true", "false"); }
 
 static void add_score(rng *r, char *out) {
-    switch (below(r, 10)) {
+    switch (below(r, 11)) {
+    case 10:
+        add(out, ", score: {significance: {rows: %d, %s}}", below(r, 65), ONE_OF(r, "group: mean", "order: max_of_sum", "order: sum_of_max"));
+        break;
     case 0:
     case 1: {
         const char *live = ONE_OF(r, "none", "none", "add", "max", "last");
@@ -54,7 +57,11 @@ static void add_score(rng *r, char *out) {
 }
 
 static void add_quota(rng *r, char *out) {
-    switch (below(r, 6)) {
+    switch (below(r, 7)) {
+    case 6:
+        add(out, ", quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d}}", below(r, 3) * 8, ONE_OF(r, "max", "sum", "mean"),
+            ONE_OF(r, "sequence", "layer", "head"), ONE_OF(r, "auto", "auto", "pages", "items", "excess"), below(r, 3));
+        break;
     case 0: add(out, ", quota: %s", ONE_OF(r, "fixed", "fixed", "none")); break;
     case 1:
         add(out, ", quota: {adaptive: {mode: %s, alpha: %g, normalize: %s, skip: %d}}", ONE_OF(r, "blend", "floor"), below(r, 11) / 10.0, yes_no(r),
@@ -111,7 +118,8 @@ void random_policy(rng *r, char out[RANDOM_POLICY_BYTES]) {
     add(out, chance(r, 8) ? "slot" : "absolute");
     if (chance(r, 92)) {
         const char *decode = chance(r, 75) ? "" : ONE_OF(r, ", decode: fixed", ", decode: proportional");
-        int unit = below(r, 4);
+        int unit = below(r, 5);
+        if (unit == 4) add(out, ", budget: {rate: %g, floor: %d, step: %d%s}", 1 + below(r, 40) / 4.0, 1 + below(r, 60), 1 + below(r, 20), decode);
         if (unit == 0) add(out, ", budget: {ratio: %g%s}", (1 + below(r, 100)) / 100.0, decode);
         if (unit == 1) add(out, ", budget: {tokens: %d%s}", 1 + below(r, 140), decode);
         if (unit == 2) add(out, ", budget: {bytes: %g%s}", (1 + below(r, 100)) / 100.0, decode);
