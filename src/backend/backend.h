@@ -197,6 +197,10 @@ MUST err backend_find(const char *name, const char *isa, math_mode math, const b
 /* Names of ISA paths of the "cpu" backend that this CPU can run, best first; returns the count. */
 int backend_isas(const char **names, int max);
 
+/* Instruction by instruction, 10^9 operations a second of one thread, measured now (some 50 ms); returns the count. */
+typedef struct backend_peak { const char *name; double gops; } backend_peak;
+int backend_peaks(backend_peak *out, int max);
+
 /* Kernels register here at start-up (registry.c calls their constructors by name: no link-order magic). */
 typedef struct backend_entry {
     const char *name;

@@ -26,6 +26,8 @@ typedef struct options {
     int skip, context, tokens, n, top_k;
     double temperature, top_p;
     bool chat;
+    const char *depths, *formats; /* bench */
+    int repeats;
 } options;
 
 typedef struct verb {
@@ -44,7 +46,8 @@ enum {
     OPT_GENERATE = 32,
     OPT_JSON = 64,
     OPT_FORCE = 128,
-    OPT_SOURCE = 256
+    OPT_SOURCE = 256,
+    OPT_BENCH = 512
 };
 
 const verb *verb_find(const char *name); /* NULL if unknown */
@@ -72,4 +75,5 @@ err cmd_generate(const options *o);
 err cmd_score(const options *o);
 err cmd_inspect(const options *o);
 err cmd_schema(const options *o);
+err cmd_bench(const options *o);
 #endif
