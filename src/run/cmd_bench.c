@@ -183,8 +183,12 @@ static err parse_formats(bench *b, const char *text) {
         if (b->n_formats == BENCH_MAX_LIST) return ERR(ERR_USAGE, "--formats takes at most %d names", BENCH_MAX_LIST);
         char *name = mem_sprintf("%.*s", (int)n, text);
         b->format[b->n_formats++] = name;
-        TRY(kv_format_parse(name, &f));
-        TRY(kv_format_check(f, head_dim));
+        if (kv_format_parse(name, &f) != OK || kv_format_check(f, head_dim) != OK) {
+            char *why = mem_strdup(err_text()); /* a mistake of the command line, whatever it is to the format */
+            err e = ERR(ERR_USAGE, "--formats: %s", why);
+            mem_free(why);
+            return e;
+        }
         if (f.k_channels) return ERR(ERR_USAGE, "--formats: %s needs a tail in another format; bench times formats alone", name);
         text += n + (text[n] == ',');
     }
