@@ -34,7 +34,7 @@ static const verb verbs[] = {
      "tokens after\n"
      "the context; S + N + T + 1 tokens are needed. KL is KL(full || policy) in nats over the whole vocabulary.",
      0, 0, cmd_score, OPT_MODEL | OPT_SCORE | OPT_JSON},
-    {"bench", "[SECTION...]", "time kernels, prefill, decode, batches and the allocator beside what the machine can do",
+    {"bench", "[SECTION...]", "time kernels, prefill, decode, batches and the allocator",
      "Sections: machine, attention, linear, prefill, decode, batch, pool (default: all). Shortest and median of --repeats; load "
      "average and\nprobes of read bandwidth and arithmetic are taken in the same minute. With one thread times are CPU time, with more "
      "wall time.",
