@@ -35,9 +35,8 @@ static const verb verbs[] = {
      "the context; S + N + T + 1 tokens are needed. KL is KL(full || policy) in nats over the whole vocabulary.",
      0, 0, cmd_score, OPT_MODEL | OPT_SCORE | OPT_JSON},
     {"bench", "[SECTION...]", "time kernels, prefill, decode, batches and the allocator",
-     "Sections: machine, attention, linear, prefill, decode, batch, pool (default: all). Shortest and median of --repeats; load "
-     "average and\nprobes of read bandwidth and arithmetic are taken in the same minute. With one thread times are CPU time, with more "
-     "wall time.",
+     "Sections: machine, attention, linear, prefill, decode, batch, pool (default: all). Shortest and median of --repeats, beside "
+     "probes\nof read bandwidth and arithmetic of the same minute. With one thread times are CPU time, with more wall time.",
      0, 7, cmd_bench, OPT_MODEL | OPT_BENCH | OPT_JSON},
     {"inspect", "MODEL", "print a model's hyper-parameters", NULL, 1, 1, cmd_inspect, OPT_JSON},
     {"schema", "", "print every key of a sweep file and every stage of a policy", NULL, 0, 0, cmd_schema, OPT_JSON},
