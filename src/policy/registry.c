@@ -8,6 +8,7 @@ extern const stage score_plugin, quota_plugin, select_plugin, tier_plugin, decid
 extern const stage quota_none, quota_fixed, quota_adaptive, quota_pyramid, quota_global, quota_pages;
 extern const stage select_all, select_top_k, select_critical, select_threshold;
 extern const stage tier_uniform, tier_by_flag, tier_by_rank, tier_threshold;
+extern const stage decide_leankv;
 
 static const stage *const stages[] = {
     &score_window, &score_column, &score_output_change, &score_expected, &score_probe, &score_key_norm, &score_key_diff, &score_recency, &score_random,
@@ -15,6 +16,7 @@ static const stage *const stages[] = {
     &quota_none, &quota_fixed, &quota_adaptive, &quota_pyramid, &quota_global, &quota_pages, &quota_plugin,
     &select_all, &select_top_k, &select_critical, &select_threshold, &select_plugin,
     &tier_uniform, &tier_by_flag, &tier_by_rank, &tier_threshold, &tier_plugin, &decide_plugin,
+    &decide_leankv,
 };
 enum { N_STAGES = sizeof stages / sizeof *stages };
 

@@ -218,7 +218,7 @@ static void random_decisions_equal_their_definition(void **state) {
     float *signals = malloc(sizeof(float) * MAX_LAYERS * plane);
     uint8_t *got = malloc(MAX_HEADS * MAX_N), *want = malloc(MAX_HEADS * MAX_N);
     int n_budgeted = 0;
-    for (int round = 0; round < 2500; round++) {
+    for (int round = 0; round < 1500; round++) {
         setup s;
         char yaml[900];
         make_setup(&r, &s);
