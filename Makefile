@@ -39,7 +39,8 @@ UNITBIN := $(UNIT:%.c=$(BUILD)/%)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZBIN := $(FUZZ:%.c=$(BUILD)/%)
 E2EBIN  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/e2e/*.c))
-PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN)
+BENCHBIN := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
+PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN) $(BENCHBIN)
 FUZZ_SECONDS ?= 5
 
 .PHONY: all demo test unit fuzz e2e layers deps model models tests bench help format format-check clean FORCE
@@ -80,9 +81,7 @@ layers: ## fail when a file includes from a layer above its own
 
 tests: $(UNITBIN) $(FUZZBIN) $(E2EBIN) ## build all test programs without running them
 
-bench: all ## time kernels, prefill, decode, batches and the allocator of the default model beside the machine's limits
-	@scripts/fetch_model.sh
-	$(BUILD)/kvlab bench
+bench: $(BENCHBIN) ## build the timing programs of bench/ into build/CONFIG/bench/
 
 deps: ## install the packages that building, running and testing need (Debian)
 	@scripts/install_deps.sh test

@@ -34,20 +34,26 @@ static const row rows[] = {
     {"math", 0, ROW_TEXT, AT(math), "MODE", 0, 0, OPT_MODEL, "fast or exact (default fast)"},
     {"file", 'f', ROW_TEXT, AT(file), "TEXT", 0, 0, OPT_SCORE, "text file to score"},
     {"ids", 0, ROW_TEXT, AT(ids), "FILE", 0, 0, OPT_SCORE, "JSON list of token ids to score instead of text"},
-    {"skip", 0, ROW_INT, AT(skip), "S", 0, INT_MAX / 4, OPT_SCORE, "tokens left out at the start (default 0)"},
-    {"context", 0, ROW_INT, AT(context), "N", 1, INT_MAX / 4, OPT_SCORE,
+    {"goal", 'g', ROW_TEXT, AT(goal), "G", 0, 0, OPT_CALIBRATE,
+     "kl=NATS or dnll=NATS: fewest bytes within it; bytes=SHARE: smallest KL within it"},
+    {"vary", 0, ROW_TEXTS, AT(vary), "A.B=V,..", 0, 0, OPT_CALIBRATE,
+     "a number of the policy and values to try; repeatable (default: its thresholds)"},
+    {"records", 'r', ROW_INT, AT(records), "R", 1, 16, OPT_CALIBRATE, "windows of the text that are scored (default 2)"},
+    {"rounds", 0, ROW_INT, AT(rounds), "N", 0, 30, OPT_CALIBRATE,
+     "bisections between the best value and its neighbours (default 3)"},
+    {"write", 'w', ROW_TEXT, AT(write), "FILE", 0, 0, OPT_CALIBRATE, "write a preset, with the curve as comments"},
+    {"skip", 0, ROW_INT, AT(skip), "S", 0, INT_MAX / 4, OPT_SCORE | OPT_CALIBRATE,
+     "tokens left out at the start (default 0)"},
+    {"context", 0, ROW_INT, AT(context), "N", 1, INT_MAX / 4, OPT_SCORE | OPT_CALIBRATE,
      "tokens prefilled and compressed (default 1024)"},
-    {"tokens", 0, ROW_INT, AT(tokens), "T", 1, INT_MAX / 4, OPT_SCORE, "tokens scored after them (default 128)"},
+    {"tokens", 0, ROW_INT, AT(tokens), "T", 1, INT_MAX / 4, OPT_SCORE | OPT_CALIBRATE,
+     "tokens scored after them (default 128)"},
     {"prompt", 0, ROW_TEXT, AT(prompt), "TEXT", 0, 0, OPT_GENERATE, "the prompt; - reads it from standard input"},
     {"chat", 0, ROW_FLAG, AT(chat), NULL, 0, 0, OPT_GENERATE, "wrap the prompt in the model's chat template"},
     {"n", 'n', ROW_INT, AT(n), "N", 1, INT_MAX / 4, OPT_GENERATE, "tokens to generate at most (default 64)"},
     {"temperature", 0, ROW_DOUBLE, AT(temperature), "T", 0, 100, OPT_GENERATE, "0 = greedy (default)"},
     {"top-k", 0, ROW_INT, AT(top_k), "K", 0, INT_MAX, OPT_GENERATE, "sample from the K most likely (0 = all)"},
     {"top-p", 0, ROW_DOUBLE, AT(top_p), "P", 0, 1, OPT_GENERATE, "sample from the smallest set of mass P (default 1)"},
-    {"depths", 0, ROW_TEXT, AT(depths), "N,N", 0, 0, OPT_BENCH, "prompt lengths and cache depths (default 512,1024,4096)"},
-    {"formats", 0, ROW_TEXT, AT(formats), "F,F", 0, 0, OPT_BENCH,
-     "cache formats of the attention kernels (default f16,k8v8,k8v4,k4v4,k4v2)"},
-    {"repeats", 0, ROW_INT, AT(repeats), "N", 1, 1000, OPT_BENCH, "times that everything is measured (default 5)"},
     {"threads", 't', ROW_INT, AT(threads), "N", 1, 4096, OPT_SWEEP | OPT_RUN | OPT_MODEL, "threads (default all CPUs)"},
     {"isa", 0, ROW_TEXT, AT(isa), "X", 0, 0, OPT_SWEEP | OPT_MODEL, "force an instruction set: `kvlab ls backends`"},
     {"backend", 0, ROW_TEXT, AT(backend), "X", 0, 0, OPT_SWEEP | OPT_MODEL, "auto, cpu or reference"},
@@ -56,7 +62,7 @@ static const row rows[] = {
     {"text", 0, ROW_TEXT, AT(text), "FILE", 0, 0, OPT_SOURCE, "natural text (default: an installed Debian document)"},
     {"force", 0, ROW_FLAG, AT(force), NULL, 0, 0, OPT_FORCE, "run: start anew; resume: repeat failed units too"},
     {"json", 0, ROW_FLAG, AT(json), NULL, 0, 0, OPT_JSON, "JSON on standard output instead of a table"},
-    {"no-progress", 0, ROW_FLAG, AT(no_progress), NULL, 0, 0, OPT_RUN, "no progress line"},
+    {"no-progress", 0, ROW_FLAG, AT(no_progress), NULL, 0, 0, OPT_RUN | OPT_CALIBRATE, "no progress line"},
     {"quiet", 'q', ROW_FLAG, AT(quiet), NULL, 0, 0, 0, "errors only"},
     {"verbose", 'v', ROW_FLAG, AT(verbose), NULL, 0, 0, 0, "more messages, and where an error came from"},
     {"no-color", 0, ROW_FLAG, AT(no_color), NULL, 0, 0, 0, "no colour (also NO_COLOR)"},
@@ -257,10 +263,11 @@ static err parse(int argc, char **argv, options *o) {
 }
 
 err options_parse(int argc, char **argv, options *out) {
-    *out = (options){.seed = -1, .context = 1024, .tokens = 128, .n = 64, .top_p = 1, .repeats = 5};
+    *out = (options){.seed = -1, .context = 1024, .tokens = 128, .n = 64, .top_p = 1, .records = 2, .rounds = 3};
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->args, &out->args));
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->sets.at, &out->sets.at));
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->only.at, &out->only.at));
+    TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->vary.at, &out->vary.at));
     return parse(argc, argv, out);
 }
 
@@ -268,5 +275,6 @@ void options_free(options *o) {
     mem_free(o->args);
     mem_free(o->sets.at);
     mem_free(o->only.at);
+    mem_free(o->vary.at);
     *o = (options){0};
 }

@@ -17,17 +17,16 @@ typedef struct options {
     const char **args; /* positional, in order */
     int n_args;
     const char *out, *isa, *backend, *data, *text; /* NULL = not given */
-    text_list sets, only;                          /* --set and --only, each repeatable */
+    text_list sets, only, vary;                    /* each repeatable */
     int limit;    /* records per task; 0 = all */
     int threads;  /* 0 = not given */
     int64_t seed; /* -1 = not given */
     bool force, json, quiet, verbose, no_progress, no_color;
     const char *model, *file, *ids, *policy, *math, *prompt; /* score, generate */
-    int skip, context, tokens, n, top_k;
+    const char *goal, *write; /* calibrate */
+    int skip, context, tokens, n, top_k, records, rounds;
     double temperature, top_p;
     bool chat;
-    const char *depths, *formats; /* bench */
-    int repeats;
 } options;
 
 typedef struct verb {
@@ -47,7 +46,7 @@ enum {
     OPT_JSON = 64,
     OPT_FORCE = 128,
     OPT_SOURCE = 256,
-    OPT_BENCH = 512
+    OPT_CALIBRATE = 512
 };
 
 const verb *verb_find(const char *name); /* NULL if unknown */
@@ -73,7 +72,7 @@ err cmd_verify(const options *o);
 err cmd_doctor(const options *o);
 err cmd_generate(const options *o);
 err cmd_score(const options *o);
+err cmd_calibrate(const options *o);
 err cmd_inspect(const options *o);
 err cmd_schema(const options *o);
-err cmd_bench(const options *o);
 #endif
