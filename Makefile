@@ -39,8 +39,7 @@ UNITBIN := $(UNIT:%.c=$(BUILD)/%)
 FUZZ    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZBIN := $(FUZZ:%.c=$(BUILD)/%)
 E2EBIN  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/e2e/*.c))
-BENCHBIN := $(patsubst %.c,$(BUILD)/%,$(wildcard bench/*.c))
-PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN) $(BENCHBIN)
+PROGRAMS := $(UNITBIN) $(FUZZBIN) $(E2EBIN)
 FUZZ_SECONDS ?= 5
 
 .PHONY: all demo test unit fuzz e2e layers deps model models tests bench help format format-check clean FORCE
@@ -81,7 +80,9 @@ layers: ## fail when a file includes from a layer above its own
 
 tests: $(UNITBIN) $(FUZZBIN) $(E2EBIN) ## build all test programs without running them
 
-bench: $(BENCHBIN) ## build the timing programs of bench/ into build/CONFIG/bench/
+bench: all ## time kernels, prefill, decode, batches and the allocator of the default model beside the machine's limits
+	@scripts/fetch_model.sh
+	$(BUILD)/kvlab bench
 
 deps: ## install the packages that building, running and testing need (Debian)
 	@scripts/install_deps.sh test

@@ -16,6 +16,8 @@ ATTN_DECLARE(scalar)
 ATTN_DECLARE(avx2)
 ATTN_DECLARE(avx512)
 #undef ATTN_DECLARE
+/* Prefill on bf16 tiles. Judged by the reference on q scale log2(e), K and V rounded to bf16: to 2^-8 of sum p |v|. */
+void attn_prefill_avx512_bf16(const par *p, const attn_prefill *a);
 
 /* Scratch that suits every path; any alignment. */
 size_t attn_prefill_scratch_bytes(const attn_prefill *a, int nth);

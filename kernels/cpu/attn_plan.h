@@ -9,6 +9,7 @@ enum {
     ATTN_P_LD = ATTN_CUT + ATTN_TILE,       /* row of probabilities of a cut: up to 31 leading lanes, padded to whole tiles */
     ATTN_BLOCK_QUERIES = 48,                /* decode: queries (rows x group) that share one decoded tile */
     ATTN_FEW_QUERIES = 6,                   /* decode: at most so many are multiplied straight from page bytes */
+    ATTN_BF16_QUERIES = 24,                 /* prefill on bf16 tiles: the same, what stays in L1 beside a tile of K and V */
     ATTN_PREFILL_QUERIES = 126,             /* prefill: the same; a multiple of the 6 queries of a register tile at group 3 */
 };
 
@@ -133,6 +134,34 @@ static inline size_t attn_prefill_thread_floats(const attn_prefill *a) {
     size_t simd = attn_prefill_buf_at(NULL, rows * group, a->head_dim).floats;
     size_t ref = attn_round16(2 * ((size_t)a->n_tokens + (size_t)a->head_dim));
     return simd > ref ? simd : ref;
+}
+
+/* ---- prefill on bf16 tiles; sizes in dwords, two bf16 each ---- */
+static inline size_t attn_bf16_k_dwords(int d) { return (size_t)((d + 1) / 2) * ATTN_TILE; }           /* [ceil(d / 2)][ATTN_TILE] */
+static inline size_t attn_bf16_v_dwords(int d) { return ATTN_TILE / 2 * attn_round16((size_t)d); }     /* [ATTN_TILE / 2][round16(d)] */
+typedef struct attn_bf16_buf {
+    uint32_t *k, *v;   /* [n_kv][n_tiles] tiles; shared, the rest is this thread's */
+    uint32_t *q;       /* [n_queries][ceil(d / 2)] times scale log2(e) */
+    float *o;          /* [n_queries][round16(d)] */
+    float *max;        /* [n_queries] */
+    float *sum;        /* [n_queries][16] */
+    size_t shared, own;
+} attn_bf16_buf;
+static inline attn_bf16_buf attn_bf16_buf_at(float *base, const attn_prefill *a, int ith) {
+    attn_bf16_buf b;
+    int group = a->n_heads / a->n_kv, d = a->head_dim;
+    size_t tiles = (size_t)a->n_kv * (size_t)((a->n_tokens + ATTN_TILE - 1) / ATTN_TILE), at = 0;
+    size_t nq = (size_t)(attn_min(a->n_tokens, attn_block_rows(group, ATTN_BF16_QUERIES)) * group);
+    b.k = (uint32_t *)attn_carve(base, &at, tiles * attn_bf16_k_dwords(d));
+    b.v = (uint32_t *)attn_carve(base, &at, tiles * attn_bf16_v_dwords(d));
+    b.shared = at;
+    b.own = attn_round16(nq * (size_t)((d + 1) / 2)) + nq * attn_round16((size_t)d) + attn_round16(nq) + nq * 16;
+    at += (size_t)ith * b.own;
+    b.q = (uint32_t *)attn_carve(base, &at, attn_round16(nq * (size_t)((d + 1) / 2)));
+    b.o = attn_carve(base, &at, nq * attn_round16((size_t)d));
+    b.max = attn_carve(base, &at, attn_round16(nq));
+    b.sum = attn_carve(base, &at, nq * 16);
+    return b;
 }
 
 /* ---- mass ---- */

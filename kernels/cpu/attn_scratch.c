@@ -11,7 +11,9 @@ size_t attn_decode_scratch_bytes(const attn_batch *b, int nth) {
 }
 
 size_t attn_prefill_scratch_bytes(const attn_prefill *a, int nth) {
-    return ALIGN_SLACK + (size_t)nth * attn_prefill_thread_floats(a) * sizeof(float);
+    attn_bf16_buf bf16 = attn_bf16_buf_at(NULL, a, 0);
+    size_t floats = (size_t)nth * attn_prefill_thread_floats(a), bf16_floats = bf16.shared + (size_t)nth * bf16.own;
+    return ALIGN_SLACK + (floats > bf16_floats ? floats : bf16_floats) * sizeof(float);
 }
 
 size_t attn_mass_scratch_bytes(const attn_mass *a, int nth) {

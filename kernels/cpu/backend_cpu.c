@@ -25,45 +25,47 @@ LINEAR_OPS(scalar)
 LINEAR_OPS(avx2)
 LINEAR_OPS(avx512)
 
-#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op)                             \
+#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill)                    \
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
         .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
         .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .gelu_mul = gelu_mul_##path, .rope = rope_##path, \
-        .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = attn_prefill_##path,                      \
+        .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = prefill,                                  \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
         .signal_scratch_bytes = signal_scratch_bytes, .attn_columns = attn_columns_##path,                             \
         .item_form = item_form_##path, .attn_change = attn_change_##path,                                              \
         .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
         .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }
-#define CPU_TABLES(isa_string, path)                                                                                   \
+#define CPU_TABLES(isa_string, path, prefill_fast)                                                                     \
     {                                                                                                                  \
         [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
-                            act_prepare_fast_##path, linear_fast_##path),                                              \
+                            act_prepare_fast_##path, linear_fast_##path, prefill_fast),                                \
         [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
-                             act_prepare_none, linear_exact_##path),                                                   \
+                             act_prepare_none, linear_exact_##path, attn_prefill_##path),                              \
     }
 
 static const backend tables[ISA_N][2] = {
-    [ISA_SCALAR] = CPU_TABLES("scalar", scalar),
-    [ISA_AVX2] = CPU_TABLES("avx2", avx2),
-    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512),
+    [ISA_SCALAR] = CPU_TABLES("scalar", scalar, attn_prefill_scalar),
+    [ISA_AVX2] = CPU_TABLES("avx2", avx2, attn_prefill_avx2),
+    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512, attn_prefill_avx512),
+    [ISA_AVX512_BF16] = CPU_TABLES("avx512-bf16", avx512, attn_prefill_avx512_bf16), /* the prompt's attention, in fast */
 };
 static const backend reference[2] = {
     [MATH_FAST] = TABLE("reference", "scalar", reference, MATH_FAST, weight_pack_rows, act_bytes_fast,
-                        act_prepare_reference, linear_reference_fast),
+                        act_prepare_reference, linear_reference_fast, attn_prefill_reference),
     [MATH_EXACT] = TABLE("reference", "scalar", reference, MATH_EXACT, weight_pack_rows, act_bytes_exact,
-                         act_prepare_none, linear_reference_exact),
+                         act_prepare_none, linear_reference_exact, attn_prefill_reference),
 };
 
 int backend_isas(const char **names, int max) {
     int n = 0;
-    for (int isa = ISA_N - 1; isa >= 0; isa--)
-        if (isa_present((cpu_isa)isa)) {
-            if (n < max) names[n] = isa_name((cpu_isa)isa);
-            n++;
-        }
+    for (int preferred = 1; preferred >= 0; preferred--)
+        for (int isa = ISA_N - 1; isa >= 0; isa--)
+            if (isa_present((cpu_isa)isa) && isa_preferred((cpu_isa)isa) == (preferred == 1)) {
+                if (n < max) names[n] = isa_name((cpu_isa)isa);
+                n++;
+            }
     return n < max ? n : max;
 }
 
@@ -72,13 +74,13 @@ static err open_cpu(const char *isa, math_mode math, const backend **out) {
     for (int i = ISA_N - 1; i >= 0; i--) { /* best first */
         bool named = !strcmp(isa, isa_name((cpu_isa)i));
         known |= named;
-        if ((named || !strcmp(isa, "auto")) && isa_present((cpu_isa)i)) {
+        if ((named && isa_present((cpu_isa)i)) || (!strcmp(isa, "auto") && isa_preferred((cpu_isa)i))) {
             *out = &tables[i][math];
             return OK;
         }
     }
     const char *names[ISA_N];
-    char list[64] = "";
+    char list[128] = "";
     int n = backend_isas(names, ISA_N);
     for (int i = 0; i < n; i++)
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", names[i]);

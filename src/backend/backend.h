@@ -154,7 +154,7 @@ typedef struct rope_table { /* cos and sin of pos * theta_i, built from f64 angl
 
 typedef struct backend {
     const char *name; /* "cpu", "reference" */
-    const char *isa;  /* "scalar", "avx2", "avx512-vnni" as dispatched; part of every result */
+    const char *isa;  /* "scalar", "avx2", "avx512-vnni", "avx512-bf16" as dispatched; part of every result */
     math_mode math;
 
     /* weights: packed once at load (single-threaded call); src->data is not needed afterwards */
@@ -192,10 +192,14 @@ typedef struct backend {
 } backend;
 
 /* name: "auto" (= "cpu"), "cpu", "reference"; "cuda" and unknown names are refused in one sentence. isa: "auto" or a name the
- * CPU has ("scalar", "avx2", "avx512-vnni"); others are refused with the list. *out is static per (name, isa, math): never freed. */
+ * CPU has ("scalar", "avx2", "avx512-vnni", "avx512-bf16"); others are refused with the list. *out is static per (name, isa, math): never freed. */
 MUST err backend_find(const char *name, const char *isa, math_mode math, const backend **out);
 /* Names of ISA paths of the "cpu" backend that this CPU can run, best first; returns the count. */
 int backend_isas(const char **names, int max);
+
+/* Instruction by instruction, 10^9 operations a second of one thread, measured now (some 50 ms); returns the count. */
+typedef struct backend_peak { const char *name; double gops; } backend_peak;
+int backend_peaks(backend_peak *out, int max);
 
 /* Kernels register here at start-up (registry.c calls their constructors by name: no link-order magic). */
 typedef struct backend_entry {

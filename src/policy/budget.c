@@ -84,6 +84,10 @@ int budget_rate_tokens(double rate, int floor_tokens, int step, int n) {
     return kept > floor_tokens ? kept : floor_tokens;
 }
 
+bool budget_needs_layouts(const struct policy *p) {
+    return p->budget.unit == BUDGET_BYTES || (p->budget.unit == BUDGET_PAGES && !p->use[STAGE_QUOTA].st->chunks);
+}
+
 /* Tables as the cache allocates them: its own record, one per (head, tier), and 4 bytes per page with a few entries to spare. */
 enum { TABLE_CACHE_BYTES = 768, TABLE_LIST_BYTES = 20, TABLE_ENTRY_BYTES = 4 };
 static double table_bytes(int n_items, int cap) {
@@ -118,33 +122,47 @@ double budget_sequence_bytes(const struct policy *p, int n_tokens) {
 
 double budget_head_share(const struct policy *p) { return (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv); }
 
-double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
-    int n_sink, n_recent, per_tier[KV_MAX_TIERS] = {0};
+/* Items of a head by tier, when it keeps so many. */
+static int count_tiers(const struct policy *p, int n_tokens, int kept, int *per_tier /* [KV_MAX_TIERS], zeroed */) {
+    int n_sink, n_recent;
     protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
     int n_rest = kept - n_sink - n_recent;
+    if (n_rest < 0) n_rest = 0;
     const stage_use *tier = policy_placer(p);
-    tier->st->count(tier->conf, n_sink, n_recent, n_rest < 0 ? 0 : n_rest, per_tier);
+    tier->st->count(tier->conf, n_sink, n_recent, n_rest, per_tier);
     for (int t = 1; t < p->needs.n_tiers; t++) { /* what fills no whole group stays hot */
         int left = per_tier[t] % kv_format_item_group(p->needs.tiers[t]);
         per_tier[t] -= left;
         per_tier[0] += left;
     }
+    return n_rest;
+}
+
+double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
+    int per_tier[KV_MAX_TIERS] = {0}, n_rest = count_tiers(p, n_tokens, kept, per_tier);
     double bytes = budget_head_share(p) + budget_items_bytes(p, per_tier);
-    if (p->use[STAGE_QUOTA].st->ranks && p->use[STAGE_QUOTA].st->budgeted) bytes += unequal_bytes(p, n_rest < 0 ? 0 : n_rest);
+    if (p->use[STAGE_QUOTA].st->budgeted && !p->use[STAGE_QUOTA].st->even) bytes += unequal_bytes(p, n_rest);
     return bytes;
 }
 
-/* Largest count in [lo, n_tokens] within the limit; bytes grow with the count because one more item never lowers another's tier. (Where
- * one more item completes a group they may fall: then the count found is within the limit, not always the largest.) */
-static int solve_bytes(const struct policy *p, double limit, int n_tokens, int lo, bool *clamped) {
-    if (budget_head_bytes(p, n_tokens, lo) > limit) {
+static double head_pages(const struct policy *p, int n_tokens, int kept) {
+    int per_tier[KV_MAX_TIERS] = {0}, pages = 0;
+    (void)count_tiers(p, n_tokens, kept, per_tier);
+    for (int t = 0; t < p->needs.n_tiers; t++) pages += (per_tier[t] + p->page_items[t] - 1) / p->page_items[t];
+    return pages;
+}
+
+/* Largest count in [lo, n_tokens] whose bytes or pages are within the limit; both grow with the count because one more item never lowers
+ * another's tier. (Where one more item completes a group they may fall: then the count found is within the limit, not always the largest.) */
+static int solve(const struct policy *p, double (*cost)(const struct policy *, int, int), double limit, int n_tokens, int lo, bool *clamped) {
+    if (cost(p, n_tokens, lo) > limit) {
         *clamped = true;
         return lo;
     }
     int hi = n_tokens + 1; /* lo fits, hi does not */
     while (hi - lo > 1) {
         int mid = lo + (hi - lo) / 2;
-        if (budget_head_bytes(p, n_tokens, mid) <= limit) lo = mid;
+        if (cost(p, n_tokens, mid) <= limit) lo = mid;
         else hi = mid;
     }
     return lo;
@@ -161,12 +179,15 @@ int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clampe
     case BUDGET_RATIO: kept = budget_ratio_tokens(b->amount, n_ref); break;
     case BUDGET_TOKENS: kept = (int)b->amount; break;
     case BUDGET_RATE: kept = budget_rate_tokens(b->amount, b->floor, b->step, n_ref); break;
-    case BUDGET_PAGES: kept = (int)b->amount * policy_chunk(p, 0); break;
     case BUDGET_BYTES: {
         double full = (double)n_ref * p->shape.head_dim * 4;
-        kept = solve_bytes(p, b->amount * full, n_tokens, least, clamped);
+        kept = solve(p, budget_head_bytes, b->amount * full, n_tokens, least, clamped);
         break;
     }
+    case BUDGET_PAGES:
+        if (p->use[STAGE_QUOTA].st->chunks) kept = (int)b->amount * policy_chunk(p, 0);
+        else kept = solve(p, head_pages, b->amount, n_tokens, least, clamped);
+        break;
     }
     if (kept < least) {
         kept = least;

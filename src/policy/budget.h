@@ -1,5 +1,5 @@
 /* How many items a head may keep, from a budget in tokens, in a ratio of the tokens, in true bytes, by a compression
- * rate with a floor, or in logical pages. */
+ * rate with a floor, or in pages. */
 #ifndef KVLAB_POLICY_BUDGET_H
 #define KVLAB_POLICY_BUDGET_H
 #include <stdbool.h>
@@ -29,9 +29,12 @@ int budget_rate_tokens(double rate, int floor_tokens, int step, int n);
 
 /* Items per (layer, KV head) of a sequence of n_tokens tokens whose prompt had n_prompt; never below the protected items (then
  * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata and columns
- * of the kept items, as their tiers would store them, and the head's page tables, over n * head_dim * 4 (an f16 `full`). Without a prompt
+ * of the kept items, as their tiers would store them, and the head's page tables, over n * head_dim * 4 (an f16 `full`); one in pages by
+ * bisection on the pages that its tiers fill. Without a prompt
  * (n_prompt 0) the sequence's present length takes its place. */
 int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped);
+/* Bytes and physical pages are solved against page layouts. */
+bool budget_needs_layouts(const struct policy *p);
 /* Live bytes of one head with so many items per tier: items and page tables. */
 double budget_items_bytes(const struct policy *p, const int *per_tier /* [KV_MAX_TIERS] */);
 /* What a byte budget allows a sequence of n_tokens prompt tokens. */

@@ -9,7 +9,7 @@ static err check_decide(const policy *p, const policy_parts *at) {
     const node *here = at->stage[STAGE_DECIDE];
     char limit[64];
     budget_describe(&p->budget, limit, sizeof limit);
-    if (decide->budgeted && !p->budget.unit) return NODE_ERR(here, "decide %s needs a budget: a ratio of the tokens, {tokens: n} or {bytes: x}", decide->name);
+    if (decide->budgeted && !p->budget.unit) return NODE_ERR(here, "decide %s needs a budget: a ratio of the tokens, {tokens: n}, {bytes: x} or {pages: n}", decide->name);
     if (p->budget.unit && !decide->budgeted && !policy_scales_to_bytes(p))
         return NODE_ERR(place(at, at->budget), "%s cannot be met: decide %s says itself how much stays", limit, decide->name);
     if (decide->ranks && !score) return NODE_ERR(here, "decide %s reads scores, but there is no score stage", decide->name);
@@ -26,8 +26,6 @@ static err check_budget(const policy *p, const policy_parts *at) {
     if (quota->budgeted && !p->budget.unit)
         return NODE_ERR(place(at, at->stage[STAGE_QUOTA]),
                         "quota %s needs a budget: a ratio of the tokens, {tokens: n}, {rate: x}, {pages: n} or {bytes: x}", quota->name);
-    if (p->budget.unit == BUDGET_PAGES && !quota->chunks)
-        return NODE_ERR(place(at, at->budget), "%s counts logical pages, but quota %s has none: use quota pages", limit, quota->name);
     bool scaled = policy_scales_to_bytes(p);
     if (p->budget.unit && sel->drops && !scaled)
         return NODE_ERR(place(at, at->budget), "%s cannot be met by select %s, which drops by value: {bytes: x} can, with rule alpha", limit, sel->name);
@@ -42,7 +40,7 @@ static err check_budget(const policy *p, const policy_parts *at) {
     if (sel->ranks && !score)
         return NODE_ERR(place(at, at->stage[STAGE_SELECT] ? at->stage[STAGE_SELECT] : at->budget),
                         "select %s ranks items (%s), but there is no score stage", sel->name, limit);
-    if (p->budget.unit == BUDGET_BYTES && !scaled && !tier->count)
+    if (budget_needs_layouts(p) && !scaled && !tier->count)
         return NODE_ERR(place(at, at->budget), "%s cannot be met by counting items: tier %s places them by value; use select: threshold or all",
                         limit, tier->name);
     if (tier->ranks && !score)
@@ -73,10 +71,10 @@ static err check_prompt_only(const policy *p, const policy_parts *at) {
                         "select %s is decided from the prompt and cannot follow score %s in decode: remove trigger slack and every, "
                         "or use select top_k", sel->name, score->name);
     const stage *tier = p->use[STAGE_TIER].st;
-    if (p->decode_drops && p->budget.unit == BUDGET_BYTES && !tier->live)
+    if (p->decode_drops && budget_needs_layouts(p) && !tier->live)
         return NODE_ERR(place(at, at->budget),
-                        "budget bytes cannot be kept up in decode: tier %s places items at prefill only, while score %s keeps dropping",
-                        tier->name, score->name);
+                        "budget %s cannot be kept up in decode: tier %s places items at prefill only, while score %s keeps dropping",
+                        p->budget.unit == BUDGET_BYTES ? "bytes" : "pages", tier->name, score->name);
     return OK;
 }
 

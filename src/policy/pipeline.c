@@ -116,8 +116,8 @@ static void decide(const policy *p, const decision *all, int n_layers) {
 static bool decides_before_step(const policy *p) { return p->use[STAGE_DECIDE].st && p->use[STAGE_DECIDE].st->before_step; }
 
 static err check_bound(const policy *p) {
-    if (p->budget.unit == BUDGET_BYTES && !p->bound)
-        return ERR(ERR_UNSUPPORTED, "policy: a byte budget needs the page layouts before the first decision (policy_bind)");
+    if (budget_needs_layouts(p) && !p->bound)
+        return ERR(ERR_UNSUPPORTED, "policy: a budget in bytes or pages needs the page layouts before the first decision (policy_bind)");
     bool measured = p->chunk && (p->chunk == POLICY_CHUNK_PHYSICAL || p->needs.n_tiers > 1);
     if (measured && !p->bound)
         return ERR(ERR_UNSUPPORTED, "policy: quota pages with physical pages or several tiers needs the page layouts before the first decision (policy_bind)");
@@ -126,6 +126,20 @@ static err check_bound(const policy *p) {
 
 static int first_unplaced(const policy *p, int n_tokens) {
     return n_tokens > p->protect.recent ? n_tokens - p->protect.recent : 0;
+}
+
+/* What holds after every decision, in builds that check: protected items stay, targets are tiers that their items can go to. */
+static void check_decision(const policy *p, const head_items *heads, int n_heads) {
+#ifdef KVLAB_CHECKS
+    for (int k = 0; k < n_heads; k++)
+        for (int i = 0; i < heads[k].n; i++) {
+            const head_items *h = &heads[k];
+            uint8_t to = h->target[i];
+            assert(to == KV_DROP || to < p->needs.n_tiers);
+            assert(to != KV_DROP || !(h->flags[i] & ITEM_PROTECTED));
+            assert(to == KV_DROP || !h->tier_now || to == h->tier_now[i] || kv_format_can_move(p->needs.tiers[h->tier_now[i]], p->needs.tiers[to]));
+        }
+#endif
 }
 
 static int count_kept(const head_items *h) {
@@ -164,6 +178,7 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers);
+        check_decision(p, s->heads, n_heads);
         *left = mean_kept(s->heads, n_heads);
         return OK;
     }
@@ -191,13 +206,13 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
         s->n_prompt = l->n;
         TRY(prefill_layers(p, s, l, together ? n_layers : 1, &left));
         TRY(plugins_status(p));
-        TRY(plugins_status(p));
         bool first = l->layer == 0, last = together || l->layer == p->shape.n_layers - 1;
         if (!together && !first && s->kept > left) left = s->kept; /* the fullest layer */
         s->report.n_decisions += first && p->trigger.prefill;
-        if (last) state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
-        if (last && decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
-        else s->kept = left;
+        s->kept = left;
+        if (!last) continue;
+        state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
+        if (decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
     }
     return OK;
 }
@@ -252,6 +267,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         if (p->decode_drops) decide(p, &d, per_decision);
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
+        check_decision(p, s->heads, n_heads);
         int left = mean_kept(s->heads, n_heads);
         most = left > most ? left : most;
     }

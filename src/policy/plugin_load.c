@@ -221,8 +221,8 @@ err plugin_load(policy *p, plugin *pl) {
         why[sizeof why - 1] = 0;
         return ERR(ERR_FAILED, "%s plug-in %s did not open: %s", stage_kind_name(pl->kind), pl->path, *why ? why : "it gave no reason");
     }
-    if ((pl->kind == STAGE_TIER || pl->kind == STAGE_DECIDE) && p->budget.unit == BUDGET_BYTES && !pl->stage->count)
-        return ERR(ERR_FAILED, "%s plug-in %s has no `count`, which a budget in bytes needs", stage_kind_name(pl->kind), pl->path);
+    if ((pl->kind == STAGE_TIER || pl->kind == STAGE_DECIDE) && budget_needs_layouts(p) && !pl->stage->count)
+        return ERR(ERR_FAILED, "%s plug-in %s has no `count`, which a budget in bytes or pages needs", stage_kind_name(pl->kind), pl->path);
     return request_signals(p, pl);
 }
 

@@ -188,7 +188,7 @@ static bool take_tiers(plugin *pl, const decision *d, const head_items *h, const
 /* A byte budget was solved with `count`. */
 static bool agrees_with_count(plugin *pl, const decision *d, const head_items *h) {
     int want[KV_MAX_TIERS] = {0}, got[KV_MAX_TIERS] = {0}, n_sink = 0, n_recent = 0, n_rest = 0;
-    if (d->p->budget.unit != BUDGET_BYTES || h->tier_now) return true;
+    if (!budget_needs_layouts(d->p) || h->tier_now) return true;
     for (int i = 0; i < h->n; i++) {
         if (h->target[i] == KV_DROP) continue;
         got[h->target[i]]++;

@@ -77,6 +77,7 @@ typedef struct stage {
     bool live;     /* can be decided in decode too, not only from the prompt */
     bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
     bool budgeted; /* quota, select, decide: needs a budget */
+    bool even;     /* quota: the same for every head */
     bool ranks;    /* quota, select, tier, decide: reads scores */
     bool drops;    /* select, decide: may drop items without a budget */
     bool before_step; /* decide: takes place before the first appended token too, which counts as the newest of the window */

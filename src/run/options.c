@@ -54,6 +54,10 @@ static const row rows[] = {
     {"temperature", 0, ROW_DOUBLE, AT(temperature), "T", 0, 100, OPT_GENERATE, "0 = greedy (default)"},
     {"top-k", 0, ROW_INT, AT(top_k), "K", 0, INT_MAX, OPT_GENERATE, "sample from the K most likely (0 = all)"},
     {"top-p", 0, ROW_DOUBLE, AT(top_p), "P", 0, 1, OPT_GENERATE, "sample from the smallest set of mass P (default 1)"},
+    {"depths", 0, ROW_TEXT, AT(depths), "N,N", 0, 0, OPT_BENCH, "prompt lengths and cache depths (default 512,1024,4096)"},
+    {"formats", 0, ROW_TEXT, AT(formats), "F,F", 0, 0, OPT_BENCH,
+     "cache formats of the attention kernels (default f16,k8v8,k8v4,k4v4,k4v2)"},
+    {"repeats", 0, ROW_INT, AT(repeats), "N", 1, 1000, OPT_BENCH, "times that everything is measured (default 5)"},
     {"threads", 't', ROW_INT, AT(threads), "N", 1, 4096, OPT_SWEEP | OPT_RUN | OPT_MODEL, "threads (default all CPUs)"},
     {"isa", 0, ROW_TEXT, AT(isa), "X", 0, 0, OPT_SWEEP | OPT_MODEL, "force an instruction set: `kvlab ls backends`"},
     {"backend", 0, ROW_TEXT, AT(backend), "X", 0, 0, OPT_SWEEP | OPT_MODEL, "auto, cpu or reference"},
@@ -263,7 +267,7 @@ static err parse(int argc, char **argv, options *o) {
 }
 
 err options_parse(int argc, char **argv, options *out) {
-    *out = (options){.seed = -1, .context = 1024, .tokens = 128, .n = 64, .top_p = 1, .records = 2, .rounds = 3};
+    *out = (options){.seed = -1, .context = 1024, .tokens = 128, .n = 64, .top_p = 1, .records = 2, .rounds = 3, .repeats = 5};
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->args, &out->args));
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->sets.at, &out->sets.at));
     TRY(mem_alloc(MEM_OTHER, (size_t)argc * sizeof *out->only.at, &out->only.at));

@@ -27,6 +27,8 @@ typedef struct options {
     int skip, context, tokens, n, top_k, records, rounds;
     double temperature, top_p;
     bool chat;
+    const char *depths, *formats; /* bench */
+    int repeats;
 } options;
 
 typedef struct verb {
@@ -46,7 +48,8 @@ enum {
     OPT_JSON = 64,
     OPT_FORCE = 128,
     OPT_SOURCE = 256,
-    OPT_CALIBRATE = 512
+    OPT_BENCH = 512,
+    OPT_CALIBRATE = 1024
 };
 
 const verb *verb_find(const char *name); /* NULL if unknown */
@@ -75,4 +78,5 @@ err cmd_score(const options *o);
 err cmd_calibrate(const options *o);
 err cmd_inspect(const options *o);
 err cmd_schema(const options *o);
+err cmd_bench(const options *o);
 #endif

@@ -181,7 +181,7 @@ static int kept_of(const setup *s) {
 
 static int clip(double q, int n) { return q < n ? (int)q : n; }
 
-static int pyramid(const setup *s, int kept, int w, int layer) {
+static int schedule(const setup *s, int kept, int w, int layer) {
     int n = s->n, last = s->n_layers - 1;
     if (kept >= n) return n;
     if (s->quota == PYRAMID_FACTORY) {
@@ -202,6 +202,12 @@ static int pyramid(const setup *s, int kept, int w, int layer) {
     }
     double step = (max - min) / last, upto = (layer + 1) * max - step * layer * (layer + 1) / 2, before = layer * max - step * layer * (layer - 1) / 2;
     return clip(w + nearbyint(upto) - nearbyint(before), n);
+}
+
+static int pyramid(const setup *s, int kept, int w, int layer) {
+    int q = schedule(s, kept, w, layer), least = 0;
+    for (int j = 0; j < s->n; j++) least += class_of(s, j) == 2;
+    return q > least ? q : least;
 }
 
 /* Heads lo .. hi - 1 in one ranking. */

@@ -10,6 +10,14 @@
 #include "tests/support/attn_paths.h"
 #include "tests/support/seed.h"
 
+/* Every path, and that on bf16 tiles behind them. */
+enum { MAX_PATHS = 5 };
+static int prefill_paths(attn_path out[MAX_PATHS]) {
+    int n = attn_paths(out);
+    if (isa_present(ISA_AVX512_BF16)) out[n++] = (attn_path){"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL};
+    return n;
+}
+
 typedef struct prompt {
     attn_prefill a;
     float *q, *k, *v;
@@ -44,7 +52,7 @@ static double oracle(const attn_prefill *a, int row, int h, double *out, double 
     const float *k = a->k + (size_t)kv * (size_t)a->n_tokens * (size_t)d, *v = a->v + (k - a->k);
     double sum = 0;
     for (int c = 0; c < d; c++) out[c] = scale[c] = 0;
-    for (int t = 0; t <= row; t++) {
+    for (int t = a->window && row >= a->window ? row - a->window + 1 : 0; t <= row; t++) {
         double s = 0;
         for (int c = 0; c < d; c++) s += (double)q[c] * (double)k[t * d + c];
         double e = exp(s * (double)a->scale);
@@ -90,10 +98,43 @@ static void every_path_agrees_with_f64(void **state) {
     }
 }
 
+/* bf16 tiles against f64 on what was rounded: q times scale log2(e), K and V. Probabilities are rounded to 2^-8 of each. */
+static void bf16_tiles_agree_with_f64_on_rounded_inputs(void **state) {
+    if (!isa_present(ISA_AVX512_BF16)) skip();
+    const attn_path path = {"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL};
+    rng r = rng_make(seed_get(), 8);
+    for (int round = 0; round < 24; round++) {
+        int d = round < 8 ? head_dims[round] : 64, n = 1 + (int)rng_below(&r, 200);
+        prompt x = prompt_make(&r, n, 1 + (int)rng_below(&r, 3), 1 + (int)rng_below(&r, 9), d), y = x;
+        if (round % 3 == 0) x.a.window = 1 + (int)rng_below(&r, 100);
+        size_t n_q = out_floats(&x.a), n_kv = n_q / (size_t)(x.a.n_heads / x.a.n_kv);
+        float *q = malloc(n_q * sizeof *q), *k = malloc(n_kv * sizeof *k), *v = malloc(n_kv * sizeof *v);
+        for (size_t i = 0; i < n_q; i++) q[i] = bf16_to_f32(bf16_from_f32(x.q[i] * (x.a.scale * 1.44269504f)));
+        for (size_t i = 0; i < n_kv; i++) k[i] = bf16_to_f32(bf16_from_f32(x.k[i])), v[i] = bf16_to_f32(bf16_from_f32(x.v[i]));
+        y.a = x.a;
+        y.a.q = q, y.a.k = k, y.a.v = v, y.a.scale = 0.693147181f;
+        double want[KV_MAX_HEAD_DIM], scale[KV_MAX_HEAD_DIM];
+        float *lse, *out = run(&path, x.a, 1 + (int)rng_below(&r, 3), &lse);
+        for (int i = 0; i < 60; i++) {
+            int row = i == 0 ? n - 1 : (int)rng_below(&r, (uint32_t)n), h = (int)rng_below(&r, (uint32_t)x.a.n_heads);
+            double want_lse = oracle(&y.a, row, h, want, scale);
+            if (!(fabs((double)lse[h * n + row] - want_lse) < 2e-5 * (1 + fabs(want_lse))))
+                fail_msg("n %d, d %d, row %d, head %d: lse %g, f64 %g", n, d, row, h, (double)lse[h * n + row], want_lse);
+            const float *got = out + ((size_t)row * (size_t)x.a.n_heads + (size_t)h) * (size_t)d;
+            for (int c = 0; c < d; c++)
+                if (!(fabs((double)got[c] - want[c]) <= 0x1.02p-8 * scale[c] + 1e-30))
+                    fail_msg("n %d, d %d, window %d, row %d, head %d, channel %d: %g, f64 %g", n, d, x.a.window, row, h, c,
+                             (double)got[c], want[c]);
+        }
+        free(out), free(lse), free(q), free(k), free(v);
+        prompt_free(&x);
+    }
+}
+
 static void threads_do_not_change_a_bit(void **state) {
     rng r = rng_make(seed_get(), 2);
-    attn_path paths[4];
-    int n_paths = attn_paths(paths);
+    attn_path paths[MAX_PATHS];
+    int n_paths = prefill_paths(paths);
     for (int round = 0; round < 4; round++) {
         prompt x = prompt_make(&r, 60 + (int)rng_below(&r, 200), 1 + (int)rng_below(&r, 3), 1 + (int)rng_below(&r, 4), 64);
         size_t bytes = out_floats(&x.a) * sizeof(float), lse_bytes = (size_t)(x.a.n_tokens * x.a.n_heads) * sizeof(float);
@@ -117,8 +158,8 @@ static void threads_do_not_change_a_bit(void **state) {
 static void a_prefix_has_the_rows_of_the_whole(void **state) {
     enum { N = 300, MAX_D = 80 };
     rng r = rng_make(seed_get(), 3);
-    attn_path paths[4];
-    int n_paths = attn_paths(paths);
+    attn_path paths[MAX_PATHS];
+    int n_paths = prefill_paths(paths);
     const int shapes[][3] = {{1, 3, 64}, {2, 1, 80}, {1, 8, 16}};
     for (int s = 0; s < 3; s++) {
         int n_kv = shapes[s][0], group = shapes[s][1], d = shapes[s][2];
@@ -155,12 +196,13 @@ static void a_prefix_has_the_rows_of_the_whole(void **state) {
 /* A pass that continues a prompt computes its own rows, with the bits of a whole pass, and touches no others. */
 static void rows_from_the_middle_have_the_bits_of_a_whole_pass(void **state) {
     rng r = rng_make(seed_get(), 7);
-    attn_path paths[4];
-    int n_paths = attn_paths(paths);
+    attn_path paths[MAX_PATHS];
+    int n_paths = prefill_paths(paths);
     for (int round = 0; round < 8; round++) {
         int n = 2 + (int)rng_below(&r, 260), first = (int)rng_below(&r, (uint32_t)n), d = round % 2 ? 64 : 20;
         prompt x = prompt_make(&r, n, 1 + round % 2, 1 + (int)rng_below(&r, 4), d);
         size_t row = (size_t)x.a.n_heads * (size_t)d, bytes = sizeof(float) * row * (size_t)(n - first);
+        if (round % 4 == 3) x.a.window = 1 + (int)rng_below(&r, 150);
         for (int i = 0; i < n_paths; i++) {
             float *lse, *part_lse = malloc(sizeof(float) * (size_t)(n * x.a.n_heads)), *part = malloc(sizeof(float) * row * (size_t)n);
             float *whole = run(&paths[i], x.a, 1, &lse);
@@ -186,6 +228,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_from_the_middle_have_the_bits_of_a_whole_pass),
         cmocka_unit_test(every_path_agrees_with_f64),
+        cmocka_unit_test(bf16_tiles_agree_with_f64_on_rounded_inputs),
         cmocka_unit_test(threads_do_not_change_a_bit),
         cmocka_unit_test(a_prefix_has_the_rows_of_the_whole),
     };

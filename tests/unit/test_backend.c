@@ -30,7 +30,7 @@ static void whole(const backend *b) {
 static void every_path_and_mode_is_whole_and_named(void **state) {
     const char *isas[8];
     int n = backend_isas(isas, 8);
-    assert_in_range(n, 1, 3);
+    assert_in_range(n, 1, 4);
     assert_string_equal(isas[n - 1], "scalar");
     for (int math = 0; math < 2; math++) {
         const backend *b = NULL;
@@ -73,6 +73,7 @@ static void what_is_not_there_is_refused_in_one_sentence(void **state) {
     const char *isas[8];
     int n = backend_isas(isas, 8);
     if (n < 3) refused("cpu", "avx512-vnni", "this CPU does not have");
+    if (n < 4) refused("cpu", "avx512-bf16", "this CPU does not have");
 }
 
 int main(void) {

@@ -159,7 +159,7 @@ static void any_number_of_threads_gives_the_same_bits(void **state) {
     int n_isas = backend_isas(isas, 8);
     for (int i = 0; i < n_isas; i++)
         for (int math = 0; math < 2; math++)
-            for (int j = 0; j < n_presets; j += 5) {
+            for (int j = 0; j < n_presets; j += i ? 7 : 5) { /* most on the path that auto takes */
                 float *out[3];
                 for (int t = 0; t < 3; t++) {
                     ctx c = ctx_open((math_mode)math, t + 1, isas[i], presets[j], NULL);

@@ -68,7 +68,8 @@ static double mean_kl(const float *a, const float *b, int n_vocab, int n) {
 }
 
 /* In f32 throughout, only summation orders differ: a bound on every log-probability. With quantised activations and a quantised cache such a
- * difference can move a code by one, which single log-probabilities of a random model feel: a bound on the mean KL. */
+ * difference can move a code by one, which single log-probabilities of a random model feel: a bound on the mean KL, wider where the
+ * prompt's attention itself is rounded to bf16. */
 static void check_back_ends(const char *path, math_mode math, const char *preset) {
     const char *isas[8];
     int n_isas = backend_isas(isas, 8);
@@ -79,18 +80,18 @@ static void check_back_ends(const char *path, math_mode math, const char *preset
     float *want = calloc((size_t)v * (MORE + 1), sizeof(float)), *got = calloc((size_t)v * (MORE + 1), sizeof(float));
     run(ref, preset, ids, PROMPT, MORE, want);
     engine_close(ref);
-    double worst = 0, kl = 0;
+    double worst = 0;
     for (int i = 0; i < n_isas; i++) {
         engine *e = tiny_engine(path, math, 2, "cpu", isas[i]);
         run(e, preset, ids, PROMPT, MORE, got);
         engine_close(e);
         for (int t = 0; t <= MORE; t++) worst = fmax(worst, worst_logprob_gap(want + (size_t)v * (size_t)t, got + (size_t)v * (size_t)t, v));
-        kl = fmax(kl, mean_kl(want, got, v, MORE + 1));
+        double kl = mean_kl(want, got, v, MORE + 1), bound = strcmp(isas[i], "avx512-bf16") ? 1e-3 : 5e-3;
+        if (math == MATH_FAST && !(kl < bound)) fail_msg("%s, %s: mean KL %g", path, isas[i], kl);
     }
     free(want);
     free(got);
     if (math == MATH_EXACT && !(worst < 1e-4)) fail_msg("%s: log-probabilities differ by %g", path, worst);
-    if (math == MATH_FAST && !(kl < 1e-3)) fail_msg("%s: mean KL %g", path, kl);
 }
 
 static void back_ends_agree(void **state) {

@@ -32,7 +32,7 @@ static err adaptive_parse(policy *p, const node *at, const node *map, void *conf
     TRY(fields_read(map, adaptive_fields, c));
     if (c->mode == MODE_FLOOR && c->rounding == ROUND_SOURCE)
         return NODE_ERR(at, "quota adaptive: rounding: source belongs to mode: blend; floor has nothing to round");
-    if (c->rounding == ROUND_AUTO) c->rounding = p->budget.unit == BUDGET_BYTES ? ROUND_EXACT : ROUND_SOURCE;
+    if (c->rounding == ROUND_AUTO) c->rounding = budget_needs_layouts(p) ? ROUND_EXACT : ROUND_SOURCE;
     p->needs.scope = SCOPE_LAYER;
     return OK;
 }

@@ -14,4 +14,4 @@ static void fixed_allot(const void *conf, const decision *d) {
 
 const stage quota_fixed = {
     .kind = STAGE_QUOTA, .name = "fixed", .help = "equal for every head",
-    .parse = fixed_parse, .live = true, .budgeted = true, .allot = fixed_allot};
+    .parse = fixed_parse, .live = true, .budgeted = true, .even = true, .allot = fixed_allot};

@@ -71,13 +71,17 @@ static void pyramid_allot(const void *conf, const decision *d) {
     const policy *p = d->p;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
-        int w = 0, n_layers = p->shape.n_layers, q;
-        for (int i = 0; i < h->n; i++) w += (h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)) != 0;
+        int w = 0, least = 0, n_layers = p->shape.n_layers, q;
+        for (int i = 0; i < h->n; i++) {
+            w += (h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)) != 0;
+            least += (h->flags[i] & ITEM_PROTECTED) != 0;
+        }
         double cap = p->budget.unit == BUDGET_RATIO ? h->n * (1 - (1 - p->budget.amount)) : d->kept;
         if (d->kept >= h->n) q = h->n;
         else if (c->mode == MODE_KVPRESS) q = kvpress(cap, w, h->n, h->layer, n_layers, c->beta);
         else if (c->mode == MODE_FACTORY) q = factory(d->kept, w, h->n, h->layer, n_layers, c->beta);
         else q = exact(d->kept, w, h->n, h->layer, n_layers, c->beta);
+        q = q > least ? q : least; /* kvpress counts from the ratio, whatever is protected */
         h->quota = q < h->n ? q : h->n;
     }
 }

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# bench: every section measures something, rows say what they are, and mistakes are named.
+. "$(dirname "$0")/../support/e2e.sh"
+cd "$work" || exit 1
+holds() { # name, python expression over d
+    local v
+    v=$(python3 -c 'import json,sys; d=json.load(open("bench.json")); r=d["rows"]; print(eval(sys.argv[1], {"d": d, "r": r, "all": all, "any": any, "set": set, "len": len}))' "$2" 2>&1)
+    if [ "$v" = True ]; then ok "$1"; else not_ok "$1" "$2 gives $v" "$(head -c 400 bench.json)" "$(cat err.txt)"; fi
+}
+"$kvlab" bench --model tiny.gguf --json --repeats 2 --depths 64,200 --formats f16,k4v2 -t 2 >bench.json 2>err.txt
+holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool"}'
+holds "the shortest is not above the median, and rates are positive" 'all(x.get("min", 0) <= x.get("median", 0) and x["rate"] > 0 for x in r)'
+holds "every path of this CPU is timed" 'len(set(x["isa"] for x in r if x["section"] == "attention")) == len(d["machine"]["isa"])'
+holds "one thread and two" 'set(x["threads"] for x in r if x["section"] == "attention") == {1, 2}'
+holds "formats and lengths as asked for" 'all(any(x["what"].startswith(f) and "%d items" % n in x["what"] for x in r) for f in ("f16", "k4v2") for n in (64, 200))'
+holds "load average and repeats are noted" 'd["load_before"] >= 0 and d["repeats"] == 2'
+expect "the table names its sections" 0 "pool .*compaction" "$kvlab" bench pool --model tiny.gguf --repeats 1
+expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
+expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k
+expect "lengths beyond the context" 2 "context of" "$kvlab" bench prefill --model tiny.gguf --depths 99999999
+expect "a cache that leaves no room for steps" 2 "leaves no room" "$kvlab" bench decode --model tiny.gguf --depths 2048
+expect "unknown format" 2 "k9v9" "$kvlab" bench attention --model tiny.gguf --formats k9v9
+finish
