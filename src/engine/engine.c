@@ -58,7 +58,7 @@ int engine_context(const engine *e) { return e->context; }
 
 policy_shape engine_policy_shape(const engine *e) {
     const model_params *p = &e->m->p;
-    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, e->context};
+    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, e->context, NULL, NULL};
 }
 
 MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_bytes, cache_space **out) {
@@ -172,6 +172,9 @@ void seq_destroy(seq *s) {
 int seq_n_tokens(const seq *s) { return cache_n_tokens(s->c); }
 const cache *seq_cache(const seq *s) { return s->c; }
 cache_bytes seq_bytes(const seq *s) { return cache_get_bytes(s->c); }
+void seq_observe_scores(seq *s, policy_observer observe, void *observer) {
+    policy_state_observe(s->state, observe, observer);
+}
 policy_report seq_policy_report(const seq *s) { return policy_state_report(s->state); }
 double seq_policy_seconds(const seq *s) { return s->policy_seconds; }
 MUST err seq_truncate(seq *s, int n_tokens) {

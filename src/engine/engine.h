@@ -62,6 +62,8 @@ MUST err seq_truncate(seq *s, int n_tokens);
 int seq_n_tokens(const seq *s);
 const cache *seq_cache(const seq *s);
 cache_bytes seq_bytes(const seq *s);
+/* Scores of the next prompt, all layers together, for calibration. */
+void seq_observe_scores(seq *s, policy_observer observe, void *observer);
 policy_report seq_policy_report(const seq *s);
 double seq_policy_seconds(const seq *s); /* time spent in signals, decisions and moves so far */
 size_t engine_scratch_bytes(const engine *e);

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "policy/parts.h"
 #include "policy/plugin.h"
+#include "policy/profile.h"
 
 void policy_tier_list(const policy *p, char *out, size_t n) {
     size_t used = 0;
@@ -249,6 +250,8 @@ void policy_destroy(policy *p) {
     if (!p) return;
     for (int k = 0; k < STAGE_N_KINDS; k++) plugin_free(p->plugins[k]);
     mem_free(p->text);
+    mem_free(p->joined);
+    head_profile_free(p->profile);
     mem_free(p);
 }
 

@@ -33,7 +33,7 @@ static void allot(const policy *p, const decision *d) {
     else u->st->allot(u->conf, d);
 }
 
-static void place_layer(const policy *p, const decision *d) {
+static void select_layer(const policy *p, const decision *d) {
     const stage_use *u = p->use;
     if (!u[STAGE_DECIDE].st) {
         u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
@@ -43,8 +43,12 @@ static void place_layer(const policy *p, const decision *d) {
             for (int i = 0; i < h->n; i++)
                 if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
         }
-        u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
     }
+}
+
+static void assign_tiers(const policy *p, const decision *d) {
+    const stage_use *u = p->use;
+    if (!u[STAGE_DECIDE].st) u[STAGE_TIER].st->assign(u[STAGE_TIER].conf, d);
     for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
 }
 
@@ -59,7 +63,14 @@ static double place_scaled(const policy *p, const decision *all, int n_layers, d
         d.heads = all->heads + l * n_kv;
         d.signal = all->from[l].signal;
         if (p->use[STAGE_DECIDE].st) allot(p, &d);
-        place_layer(p, &d);
+        select_layer(p, &d);
+    }
+    d.heads = all->heads;
+    d.n_heads = n_layers * n_kv;
+    d.signal = NULL;
+    assign_tiers(p, &d);
+    for (int l = 0; l < n_layers; l++) {
+        d.heads = all->heads + l * n_kv;
         for (int k = 0; k < n_kv; k++) {
             int per_tier[KV_MAX_TIERS] = {0};
             for (int i = 0; i < d.heads[k].n; i++)
@@ -92,7 +103,7 @@ static void place_within_bytes(const policy *p, const decision *all, int n_layer
 }
 
 /* Scores, shares and places the items of `layers` layers of n_kv heads each. */
-static void decide(const policy *p, const decision *all, int n_layers) {
+static void decide(const policy *p, const decision *all, int n_layers, policy_observer observe, void *observer) {
     int n_kv = p->shape.n_kv;
     bool together = p->needs.scope == SCOPE_SEQUENCE, scaled = all->from && policy_scales_to_bytes(p);
     decision d = *all;
@@ -103,14 +114,17 @@ static void decide(const policy *p, const decision *all, int n_layers) {
             d.signal = all->from ? all->from[l].signal : NULL;
             if (pass == 0) score_layer(p, &d);
             if (!together) allot(p, &d);
-            if (!together || pass == 1) place_layer(p, &d);
+            if (!together || pass == 1) select_layer(p, &d);
+            if (!together) assign_tiers(p, &d);
         }
+        if (together && pass == 0 && all->from && observe) observe(observer, all->heads, all->n_heads);
         if (together && pass == 0 && !(scaled && p->use[STAGE_DECIDE].st)) allot(p, all);
         if (scaled) {
             place_within_bytes(p, all, n_layers);
             return;
         }
     }
+    if (together) assign_tiers(p, all);
 }
 
 static bool decides_before_step(const policy *p) { return p->use[STAGE_DECIDE].st && p->use[STAGE_DECIDE].st->before_step; }
@@ -174,10 +188,10 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
     decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
-                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .from = layers};
+                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .sums = s->sums, .from = layers};
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
-        decide(p, &d, n_layers);
+        decide(p, &d, n_layers, s->observe, s->observer);
         check_decision(p, s->heads, n_heads);
         *left = mean_kept(s->heads, n_heads);
         return OK;
@@ -264,7 +278,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         TRY(column_heads(p, s, cols + l * n_kv, n_heads, n_tokens));
         decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .found_scale = &s->scale,
                       .clamped = &s->report.budget_clamped, .kept = kept, .first_new = s->first_new, .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp};
-        if (p->decode_drops) decide(p, &d, per_decision);
+        if (p->decode_drops) decide(p, &d, per_decision, NULL, NULL);
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
         check_decision(p, s->heads, n_heads);

@@ -12,7 +12,11 @@
 typedef struct policy policy;
 typedef struct policy_state policy_state;
 
-typedef struct policy_shape { int n_layers, n_heads, n_kv, head_dim, context; } policy_shape;
+typedef struct policy_shape {
+    int n_layers, n_heads, n_kv, head_dim, context;
+    const char *model_sha256; /* for what is calibrated per model file; NULL: not checked. Outlives the policy, as do all texts here */
+    const char *profile_dir;  /* of head profiles given by name; NULL: none */
+} policy_shape;
 
 typedef enum policy_scope { SCOPE_HEAD, SCOPE_LAYER, SCOPE_SEQUENCE } policy_scope;
 
@@ -101,6 +105,11 @@ typedef struct policy_columns { /* one (layer, KV head), in cache column order *
 } policy_columns;
 /* Called with all (layer, head) pairs, layer-major: cols[layer * n_kv + head]. */
 MUST err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols);
+
+/* Sees the scores and flags of all heads of a prompt before quotas are given; sequence scope only. For calibration. head_items: stage.h. */
+struct head_items;
+typedef void (*policy_observer)(void *observer, const struct head_items *heads, int n_heads);
+void policy_state_observe(policy_state *s, policy_observer observe, void *observer);
 
 typedef struct policy_report { bool budget_clamped; int n_decisions; } policy_report;
 policy_report policy_state_report(const policy_state *s);

@@ -2,22 +2,19 @@
 #include <string.h>
 #include "policy/stage.h"
 
-extern const stage score_window, score_column, score_output_change, score_expected, score_probe, score_key_norm, score_key_diff, score_recency,
-    score_random, score_significance;
-extern const stage score_plugin, quota_plugin, select_plugin, tier_plugin, decide_plugin;
-extern const stage quota_none, quota_fixed, quota_adaptive, quota_pyramid, quota_global, quota_pages;
-extern const stage select_all, select_top_k, select_critical, select_threshold;
-extern const stage tier_uniform, tier_by_flag, tier_by_rank, tier_threshold;
-extern const stage decide_leankv;
+#define ALL_STAGES(X)                                                                                                              \
+    X(score_window) X(score_column) X(score_output_change) X(score_expected) X(score_probe) X(score_key_norm) X(score_key_diff)    \
+    X(score_recency) X(score_random) X(score_significance) X(score_mean_rank) X(score_plugin)                                      \
+    X(quota_none) X(quota_fixed) X(quota_adaptive) X(quota_pyramid) X(quota_global) X(quota_pages) X(quota_profile)                \
+    X(quota_plugin)                                                                                                                 \
+    X(select_all) X(select_top_k) X(select_critical) X(select_threshold) X(select_plugin)                                          \
+    X(tier_uniform) X(tier_by_flag) X(tier_by_rank) X(tier_threshold) X(tier_plugin)                                               \
+    X(decide_leankv) X(decide_plugin)
 
-static const stage *const stages[] = {
-    &score_window, &score_column, &score_output_change, &score_expected, &score_probe, &score_key_norm, &score_key_diff, &score_recency, &score_random,
-    &score_significance, &score_plugin,
-    &quota_none, &quota_fixed, &quota_adaptive, &quota_pyramid, &quota_global, &quota_pages, &quota_plugin,
-    &select_all, &select_top_k, &select_critical, &select_threshold, &select_plugin,
-    &tier_uniform, &tier_by_flag, &tier_by_rank, &tier_threshold, &tier_plugin, &decide_plugin,
-    &decide_leankv,
-};
+#define DECLARE(name) extern const stage name;
+ALL_STAGES(DECLARE)
+#define ENTRY(name) &name,
+static const stage *const stages[] = {ALL_STAGES(ENTRY)};
 enum { N_STAGES = sizeof stages / sizeof *stages };
 
 const char *stage_kind_name(stage_kind k) {

@@ -65,6 +65,7 @@ typedef struct decision {
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n] */
     float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens] */
+    float *sums;                 /* scratch [KV heads of a layer][n]; only with policy.joined */
 } decision;
 
 typedef struct stage {
@@ -107,6 +108,7 @@ typedef struct stage_use {
 
 enum { POLICY_CHUNK_PHYSICAL = -1 }; /* a logical page holds what a page of the cache holds */
 
+struct head_profile;
 struct policy {
     policy_shape shape;
     policy_needs needs;
@@ -126,6 +128,8 @@ struct policy {
     int page_items[KV_MAX_TIERS];
     char tier_names[KV_MAX_TIERS][16];
     char *text;                /* policy_describe */
+    stage_use *joined;         /* score mean_rank: its scores */
+    struct head_profile *profile; /* quota profile */
 };
 
 #define STAGE_CONF_FITS(T) _Static_assert(sizeof(T) <= STAGE_CONF_BYTES, "parameters of a stage fit its slot")

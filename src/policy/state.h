@@ -13,13 +13,15 @@ struct policy_state {
     double scale;      /* of the thresholds, as the prompt's byte budget needed it; else 1 */
     int due;           /* length at which the next decision is due */
     policy_report report;
+    policy_observer observe; /* NULL, or called with `observer` when a prompt is scored; not cloned */
+    void *observer;
     /* scratch of one decision */
-    float *score, *tmp;
+    float *score, *tmp, *sums;
     uint8_t *flags;
     uint64_t *keys;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
     head_items *heads; /* of a layer; sequence scope: of all */
-    size_t heads_cap, score_cap, tmp_cap, flags_cap, keys_cap, pos_cap; /* bytes */
+    size_t heads_cap, score_cap, tmp_cap, sums_cap, flags_cap, keys_cap, pos_cap; /* bytes */
 };
 
 /* Scratch of a decision over n_items items of n_heads heads, none with more than n_tokens. */

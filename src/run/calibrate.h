@@ -54,4 +54,7 @@ void calibrate_free(calibrate_result *r);
 bool calibrate_meets(const goal *g, const calibrate_point *p);
 /* The session's policy with the numbers of a point; its own tree. */
 MUST err calibrate_policy(const session *s, const calibrate_conf *c, const calibrate_point *p, node **out);
+
+/* --heads: the head profile of a model. */
+MUST err calibrate_heads(const options *o);
 #endif

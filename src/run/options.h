@@ -26,7 +26,7 @@ typedef struct options {
     const char *goal, *write; /* calibrate */
     int skip, context, tokens, n, top_k, records, rounds;
     double temperature, top_p;
-    bool chat;
+    bool chat, heads;
     const char *depths, *formats; /* bench */
     int repeats;
 } options;

@@ -45,6 +45,15 @@ err preset_dir(char **out) {
     return ERR(ERR_ENV, "no configs folder beside the kvlab executable or in the current directory");
 }
 
+const char *preset_profile_dir(void) {
+    static char dir[PATH_MAX]; /* equal bytes from every caller */
+    char *configs;
+    if (preset_dir(&configs) != OK) return NULL;
+    snprintf(dir, sizeof dir, "%s/profiles", configs);
+    mem_free(configs);
+    return dir;
+}
+
 /* ---- files ---- */
 
 static int is_yaml(const struct dirent *d) {

@@ -5,6 +5,8 @@
 
 /* The configs folder: beside the executable or above it, else under the current directory. ERR_ENV if there is none. */
 MUST err preset_dir(char **out); /* mem_free */
+/* Where head profiles given by name lie: configs/profiles. NULL without a configs folder; valid until the process ends. */
+const char *preset_profile_dir(void);
 /* kind: "models", "policies", "tasks". Names without .yaml, sorted. */
 MUST err preset_list(const char *kind, char ***names, int *n);
 void preset_list_free(char **names, int n);

@@ -8,8 +8,9 @@
 #include "base/mem.h"
 #include "run/preset.h"
 
-policy_shape resolve_shape(const model_params *p, int context) {
-    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, context ? context : p->context};
+policy_shape resolve_shape(const experiment_group *g) {
+    const model_params *p = &g->params;
+    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, g->context ? g->context : p->context, g->model_sha256, preset_profile_dir()};
 }
 
 err resolve_math(const node *value, math_mode *out) {
@@ -240,7 +241,7 @@ static err name_tasks(experiment *x) {
 err experiment_policy(const experiment *x, int point, policy **out) {
     const experiment_point *p = &x->points[point];
     const experiment_group *g = &x->groups[p->group];
-    return policy_create(p->policy, resolve_shape(&g->params, g->context), out);
+    return policy_create(p->policy, resolve_shape(g), out);
 }
 
 /* What the point's id says of plug-ins, and what messages do. */
@@ -286,7 +287,7 @@ static err resolve_policy(const experiment *x, const node *conf, experiment_poin
     const experiment_group *g = &x->groups[p->group];
     policy *made;
     TRY(preset_resolve_policy(node_get(conf, "policy"), &p->policy));
-    TRY(policy_create(p->policy, resolve_shape(&g->params, g->context), &made));
+    TRY(policy_create(p->policy, resolve_shape(g), &made));
     const policy_needs *needs = policy_get_needs(made);
     p->describe = mem_strdup(policy_describe(made));
     name_plugins(made, &p->plugins, &p->plugin_paths);

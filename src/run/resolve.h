@@ -10,5 +10,5 @@ MUST err resolve_engine(const experiment *x, const node *conf, experiment_group 
 MUST err resolve_math(const node *value, math_mode *out); /* "fast", "exact" */
 MUST err resolve_set_text(node *root, const char *dotted, const char *value,
                           const char *origin); /* never read as anything but text */
-policy_shape resolve_shape(const model_params *p, int context);
+policy_shape resolve_shape(const experiment_group *g); /* its texts are the group's */
 #endif

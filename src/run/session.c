@@ -46,7 +46,7 @@ static err open_engine(session *s) {
     TRY(preset_resolve_policy(node_get(s->root, "policy"), &s->policy));
     TRY(node_check_read(s->root));
     policy *try_it; /* a policy that cannot be is refused before weights are packed */
-    TRY(policy_create(s->policy, resolve_shape(&s->g.params, s->g.context), &try_it));
+    TRY(policy_create(s->policy, resolve_shape(&s->g), &try_it));
     err e = policy_load(try_it);
     policy_destroy(try_it);
     TRY(e);
@@ -72,7 +72,7 @@ void session_close(session *s) {
 
 err session_policy(const session *s, const node *conf, int n_tokens, policy **p, cache_space **space) {
     *space = NULL;
-    TRY(policy_create(conf ? conf : s->policy, engine_policy_shape(s->e), p));
+    TRY(policy_create(conf ? conf : s->policy, resolve_shape(&s->g), p));
     err e = policy_load(*p);
     if (e == OK) e = cache_space_create(s->e, *p, n_tokens, 0, space);
     if (e == OK) return OK;

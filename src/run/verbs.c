@@ -38,12 +38,13 @@ static const verb verbs[] = {
      "Sections: machine, attention, linear, prefill, decode, batch, pool (default: all). Shortest and median of --repeats, beside "
      "probes\nof read bandwidth and arithmetic of the same minute. With one thread times are CPU time, with more wall time.",
      0, 7, cmd_bench, OPT_MODEL | OPT_BENCH | OPT_JSON},
-    {"calibrate", "", "find numbers of a policy, like LeanKV's thresholds, that meet a goal on calibration text",
+    {"calibrate", "[TEXT...]", "numbers of a policy that meet a goal on calibration text, or a head profile",
      "Tries the product of all --vary, then bisects between the best point and its neighbours. Losses are means over R "
      "windows of the\n"
      "text, against the full cache; bytes are live ones at the end of the prompt, of an f16 cache. The same command "
-     "gives the same numbers.",
-     0, 0, cmd_calibrate, OPT_MODEL | OPT_CALIBRATE | OPT_SOURCE | OPT_JSON},
+     "gives the same numbers.\n"
+     "--heads writes a head profile instead: R windows of each TEXT are ranked over all heads by KVzip's score, or by that of --policy.",
+     0, 64, cmd_calibrate, OPT_MODEL | OPT_CALIBRATE | OPT_SOURCE | OPT_JSON},
     {"inspect", "MODEL", "print a model's hyper-parameters", NULL, 1, 1, cmd_inspect, OPT_JSON},
     {"schema", "", "print every key of a sweep file and every stage of a policy", NULL, 0, 0, cmd_schema, OPT_JSON},
 };

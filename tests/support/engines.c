@@ -1,4 +1,5 @@
 #include "tests/support/engines.h"
+#include "tests/support/profiles.h"
 
 #include <dirent.h>
 #include <setjmp.h>
@@ -58,7 +59,7 @@ policy *preset_policy(const engine *e, const char *preset, const char *overrides
         assert_ok(node_merge(root, over));
         node_free(over);
     }
-    assert_ok(policy_create(node_get(root, "policy"), engine_policy_shape(e), &p));
+    assert_ok(policy_create(node_get(root, "policy"), shape_with_profile(engine_policy_shape(e)), &p));
     *tree = root;
     return p;
 }

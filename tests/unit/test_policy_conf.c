@@ -9,6 +9,7 @@
 #include "base/io.h"
 #include "base/mem.h"
 #include "tests/support/policies.h"
+#include "tests/support/profiles.h"
 
 static const policy_shape shape = {.n_layers = 30, .n_heads = 9, .n_kv = 3, .head_dim = 64, .context = 8192};
 
@@ -59,7 +60,7 @@ static void every_preset_makes_a_policy_and_says_where_it_comes_from(void **stat
         (void)node_get(root, "policy");
         assert_int_equal(node_check_read(root), OK);
         node_free(root);
-        policy *p = policy_from_preset(shape, name, NULL);
+        policy *p = policy_from_preset(shape_with_profile(shape), name, NULL);
         assert_true(strlen(policy_describe(p)) > 0);
         assert_null(strchr(policy_describe(p), '\n'));
         policy_destroy(p);

@@ -87,25 +87,23 @@ static void another_choice_replaces_the_presets_choice(void **state) {
 
 static void a_preset_equals_its_map_written_out(void **state) {
     char **names;
-    int n, n_same = 0;
+    int n;
     assert_ok(preset_list("policies", &names, &n));
     assert_true(n > 10);
     for (int i = 0; i < n; i++) {
+        if (strcmp(names[i], "kvlab_best") == 0) continue; /* needs a head profile, and this model has none */
         char *body = mem_sprintf("tasks: [lm]\npolicy: {preset: %s}\n", names[i]);
         experiment *a = load(body), *b;
-        char *yaml = node_canonical(a->points[0].policy), *inline_body = mem_sprintf("tasks: [lm]\npolicy: %s\n", yaml);
+        char *yaml = node_flow(a->points[0].policy), *inline_body = mem_sprintf("tasks: [lm]\npolicy: %s\n", yaml);
         b = load(inline_body);
-        /* Sorting keys may change the order of shares, which means something: ids and descriptions say so together. */
-        bool same_line = strcmp(a->points[0].describe, b->points[0].describe) == 0;
-        assert_int_equal(strcmp(a->points[0].id, b->points[0].id) == 0, same_line);
-        n_same += same_line;
+        assert_string_equal(a->points[0].describe, b->points[0].describe);
+        assert_string_equal(a->points[0].id, b->points[0].id);
         experiment_free(a);
         experiment_free(b);
         mem_free(body);
         mem_free(yaml);
         mem_free(inline_body);
     }
-    assert_true(n_same > n / 2);
     preset_list_free(names, n);
 }
 

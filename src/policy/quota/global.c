@@ -6,7 +6,7 @@
  */
 #include <stdio.h>
 #include "conf/fields.h"
-#include "policy/topk.h"
+#include "policy/quota/ranking.h"
 
 typedef struct global_conf { int over, count; } global_conf;
 STAGE_CONF_FITS(global_conf);
@@ -38,44 +38,13 @@ static void global_describe(const policy *p, const void *conf, char *out, size_t
     snprintf(out, n, "over %s%s", c->over ? "a layer" : "all layers", c->count ? ", evicted counted" : "");
 }
 
-static bool competes(const head_items *h, int i) { return !(h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)); }
-
-/* Among equal scores the lower position stays, then the lower layer, then the lower head. */
-static uint64_t global_key(const decision *d, const head_items *h, int i) {
-    uint32_t n = (uint32_t)d->n_heads, rank = (uint32_t)(h - d->heads);
-    assert((uint64_t)h->pos[i] * n + n <= UINT32_MAX);
-    return topk_key(h->score[i], d->p->ties_high ? h->pos[i] * n + (n - 1 - rank) : ~(h->pos[i] * n + rank));
-}
-
 static void global_allot(const void *conf, const decision *d) {
     const global_conf *c = conf;
-    int64_t items = 0, total = (int64_t)d->n_heads * d->kept, forced = 0;
-    int n = 0;
-    for (int k = 0; k < d->n_heads; k++) {
-        head_items *h = &d->heads[k];
-        items += h->n;
-        h->quota = 0;
-        for (int i = 0; i < h->n; i++) {
-            if (competes(h, i)) d->keys[n++] = global_key(d, h, i);
-            else h->quota++;
-        }
-        forced += h->quota;
-    }
+    int64_t items = 0, total = (int64_t)d->n_heads * d->kept;
+    for (int k = 0; k < d->n_heads; k++) items += d->heads[k].n;
     if (total > items) total = items;
     if (c->count) total = items - (int64_t)((double)items * (1 - d->p->budget.amount));
-    if (total <= forced && forced > 0) { /* the newest forced ones, as many as the budget holds in each head */
-        for (int k = 0; k < d->n_heads; k++) {
-            int room = d->kept < d->heads[k].n ? d->kept : d->heads[k].n;
-            if (d->heads[k].quota > room) d->heads[k].quota = room;
-        }
-        return;
-    }
-    int64_t free_items = total - forced;
-    if (free_items <= 0) return;
-    uint64_t threshold = topk_threshold(d->keys, n, free_items < n ? (int)free_items : n);
-    for (int k = 0; k < d->n_heads; k++)
-        for (int i = 0; i < d->heads[k].n; i++)
-            if (competes(&d->heads[k], i) && global_key(d, &d->heads[k], i) >= threshold) d->heads[k].quota++;
+    ranking_allot(d, total);
 }
 
 const stage quota_global = {

@@ -1,0 +1,125 @@
+/* kvlab calibrate --heads: the head profile of a model (policy/profile.h). Windows of calibration text are prefilled under a policy whose
+ * score ranks all items of all heads; the curves of the heads, averaged over windows, become the profile. */
+#include <string.h>
+
+#include "base/io.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+#include "policy/profile.h"
+#include "policy/topk.h"
+#include "run/calibrate.h"
+#include "run/resolve.h"
+
+static const size_t max_text_bytes = (size_t)1 << 30;
+/* What the repetition of the prompt reads is what will be needed; nothing else about the policy matters here. */
+static const char default_policy[] = "{score: probe, quota: global, budget: 0.5}";
+
+typedef struct collector {
+    profile_builder *b;
+    uint64_t **keys; /* [n_heads] */
+    int *n_of;
+    err e;
+} collector;
+
+static void collect(void *observer, const head_items *heads, int n_heads) {
+    collector *c = observer;
+    for (int k = 0; k < n_heads && c->e == OK; k++) {
+        const head_items *h = &heads[k];
+        c->n_of[k] = 0;
+        c->e = mem_alloc(MEM_OTHER, (size_t)h->n * sizeof **c->keys, &c->keys[k]);
+        for (int i = 0; i < h->n && c->e == OK; i++) {
+            if (h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)) continue; /* stay in any case */
+            c->keys[k][c->n_of[k]++] = topk_key(h->score[i], ~(h->pos[i] * (uint32_t)n_heads + (uint32_t)k));
+        }
+    }
+    if (c->e == OK) c->e = profile_builder_add(c->b, c->keys, c->n_of);
+    for (int k = 0; k < n_heads; k++) {
+        mem_free(c->keys[k]);
+        c->keys[k] = NULL;
+    }
+}
+
+static err add_window(const session *s, const node *conf, const int32_t *ids, int n, collector *c) {
+    policy *p;
+    cache_space *space;
+    seq *q = NULL;
+    TRY(session_policy(s, conf, n, &p, &space));
+    err e = policy_get_needs(p)->scope == SCOPE_SEQUENCE
+                ? seq_create(s->e, space, p, s->g.seed, &q)
+                : ERR(ERR_USAGE, "calibrate --heads needs a policy that ranks all layers together, such as quota global; this one is: %s", policy_describe(p));
+    if (e == OK) {
+        seq_observe_scores(q, collect, c);
+        e = seq_prefill(q, ids, n, NULL);
+    }
+    if (e == OK) e = c->e;
+    if (q) seq_destroy(q);
+    cache_space_destroy(space);
+    policy_destroy(p);
+    return e;
+}
+
+/* Windows spread evenly over one text: the first at its start, the last at its end. */
+static err add_text(const session *s, const node *conf, const options *o, const char *path, int n_windows, collector *c, progress *bar, int *done) {
+    char *text;
+    size_t n;
+    token_list ids = {0};
+    TRY(io_read_file(path, max_text_bytes, &text, &n));
+    err e = tokenizer_encode(engine_tokenizer(s->e), text, n, false, false, &ids);
+    mem_free(text);
+    if (e == OK && ids.n < o->context) e = ERR(ERR_USAGE, "%s has %d tokens; --context %d needs as many", path, ids.n, o->context);
+    for (int w = 0; w < n_windows && e == OK; w++) {
+        int64_t spare = ids.n - o->context, at = n_windows > 1 ? spare * w / (n_windows - 1) : 0;
+        e = add_window(s, conf, ids.ids + at, o->context, c);
+        progress_update(bar, ++*done, path);
+    }
+    token_list_free(&ids);
+    return e;
+}
+
+static err write_profile(const session *s, const options *o, int n_windows, const profile_builder *b, const char *policy_line) {
+    head_profile *p;
+    char *origin = mem_sprintf("%d texts, %d windows each, %d tokens, %s", o->n_args, n_windows, o->context, policy_line);
+    err e = profile_builder_finish(b, s->g.model_sha256, origin, &p);
+    mem_free(origin);
+    if (e != OK) return e;
+    e = head_profile_write(o->write, p);
+    if (e == OK) log_info("%s: %d layers of %d KV heads; use it as quota: {profile: {file: %s}}", o->write, p->n_layers, p->n_kv, o->write);
+    head_profile_free(p);
+    return e;
+}
+
+err calibrate_heads(const options *o) {
+    session s;
+    node *conf = NULL;
+    policy *p = NULL;
+    cache_space *space = NULL;
+    collector c = {0};
+    int n_windows = o->records, done = 0;
+    progress *bar = NULL;
+    if (o->goal || o->vary.n) return ERR(ERR_USAGE, "--heads takes no --goal and no --vary: nothing is searched for");
+    if (!o->n_args) return ERR(ERR_USAGE, "kvlab calibrate --heads needs calibration texts: kvlab calibrate --heads a.txt b.txt --write model.profile");
+    if (!o->write) return ERR(ERR_USAGE, "kvlab calibrate --heads needs --write FILE for the profile");
+    TRY(session_open(o, &s));
+    err e = o->policy ? OK : node_parse_text(default_policy, strlen(default_policy), "calibrate --heads", &conf);
+    if (e == OK) e = session_policy(&s, conf, o->context, &p, &space);
+    policy_shape shape = resolve_shape(&s.g);
+    size_t n_heads = (size_t)shape.n_layers * (size_t)shape.n_kv;
+    if (e == OK) e = profile_builder_create(shape.n_layers, shape.n_kv, &c.b);
+    if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * sizeof *c.keys, &c.keys);
+    if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * sizeof *c.n_of, &c.n_of);
+    if (e == OK) {
+        bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
+        for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, conf, o, o->args[i], n_windows, &c, bar, &done);
+        progress_end(bar, e == OK);
+    }
+    if (e == OK) e = write_profile(&s, o, n_windows, c.b, policy_describe(p));
+    profile_builder_destroy(c.b);
+    mem_free(c.keys);
+    mem_free(c.n_of);
+    cache_space_destroy(space);
+    policy_destroy(p);
+    node_free(conf);
+    session_close(&s);
+    return e;
+}
