@@ -20,9 +20,14 @@ typedef struct decode {
     const int32_t *ids;
     const uint32_t *pos, *slot_pos; /* [m] absolute, and the query's cache slot (StreamingLLM) */
     bool any_slot, rotates_k, rotates_v; /* some tier is stored rotated */
-    attn_job *jobs; /* [n_layers][n_groups * n_kv] */
+    attn_job *jobs; /* of all layers: jobs_of(layer) each */
     float *logits;  /* [m][n_vocab] or NULL */
 } decode;
+
+/* Rows of one pass see different windows: in sliding layers each row is a job of its own. */
+static int jobs_of(const decode *a, int layer) {
+    return (a->e->m->layers[layer].window ? a->m : a->n_groups) * a->e->m->p.n_kv;
+}
 
 static void append_rows(const par *p, const decode *a, const rows_pass *r, int layer) {
     const model_params *mp = &a->e->m->p;
@@ -68,7 +73,7 @@ static void decode_body(const par *p, void *arg) {
     const model_params *mp = &e->m->p;
     const backend *be = e->m->be;
     size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim;
-    int jobs_per_layer = a->n_groups * mp->n_kv;
+    const attn_job *jobs = a->jobs;
     rows_pass r = rows_make(e, a->m);
     r.pos = a->pos;
     rows_embed(p, &r, a->ids);
@@ -86,9 +91,9 @@ static void decode_body(const par *p, void *arg) {
         if (a->rotates_k) rotate_queries(p, a, r.q, e->q_rotated.p);
         if (a->rotates_k && a->any_slot) rotate_queries(p, a, e->q_slot.p, e->q_slot_rotated.p);
         append_rows(p, a, &r, layer);
-        attn_batch b = {a->jobs + (size_t)layer * (size_t)jobs_per_layer, jobs_per_layer,
-                        pool_base(cache_space_pool(a->groups[0].s->space)), e->op.p};
+        attn_batch b = {jobs, jobs_of(a, layer), pool_base(cache_space_pool(a->groups[0].s->space)), e->op.p};
         be->attn_decode(p, &b);
+        jobs += b.n_jobs;
         par_barrier(p);
         if (a->rotates_v) rotate_output_back(p, a);
         rows_output_and_ffn(p, &r, y);
@@ -96,47 +101,56 @@ static void decode_body(const par *p, void *arg) {
     if (a->logits) rows_logits(p, &r, a->logits);
 }
 
-/* Sliding layers hold one run of tier 0, of which whole pages are freed: up to a page of it is too old for the row. */
-static void see_window(attn_job *j, int window) {
+/* Sliding layers hold one run of tier 0, of which whole pages are freed: what is older than the row's window is left out. */
+static void see_window(attn_job *j, int row, int window) {
     attn_segment *s = &j->seg[j->n_segs - 1];
-    int hidden = s->n_items - window;
+    s->n_items += row;
+    s->grows = false;
     j->live.on = false;
+    int hidden = s->n_items - window;
     if (hidden <= 0) return;
     s->first += hidden;
     s->n_items -= hidden;
 }
 
-static void free_hidden(const engine *e, cache *c) {
+/* Pages of items that the n_newest last rows and all later ones do not see. */
+static void free_hidden(const engine *e, cache *c, int n_newest) {
     const model_params *mp = &e->m->p;
     for (int l = 0; l < mp->n_layers; l++)
         for (int h = 0; h < mp->n_kv && e->m->layers[l].window; h++)
-            cache_drop_oldest(c, l, h, cache_n_items(c, l, h, 0) - (e->m->layers[l].window - 1));
+            cache_drop_oldest(c, l, h, cache_n_items(c, l, h, 0) - n_newest - (e->m->layers[l].window - 1));
+}
+
+/* Rows first .. first + n - 1 of a group (n = 1 in a sliding layer) and one KV head. */
+static attn_job make_job(const decode *a, const row_group *grp, int layer, int head, int first, int n) {
+    const engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    const policy_needs *need = policy_get_needs(grp->s->pol);
+    size_t d = (size_t)mp->head_dim, q_dim = (size_t)mp->n_heads * d;
+    int group = mp->n_heads / mp->n_kv, window = e->m->layers[layer].window;
+    size_t at = (size_t)(grp->first + first) * q_dim + (size_t)head * (size_t)group * d;
+    attn_job j = {.ldq = q_dim, .out = (float *)e->attn.p + at, .ldo = q_dim, .n_rows = n, .group = group, .head_dim = mp->head_dim,
+                  .scale = mp->attn_scale, .live = need->live};
+    j.q[ATTN_PLAIN] = (float *)e->q.p + at;
+    if (need->slot_sinks) j.q[ATTN_SLOT] = (float *)e->q_slot.p + at;
+    if (a->rotates_k) j.q[ATTN_ROTATED] = (float *)e->q_rotated.p + at;
+    if (a->rotates_k && need->slot_sinks) j.q[ATTN_SLOT_ROTATED] = (float *)e->q_slot_rotated.p + at;
+    if (a->rotates_v) j.out_rotated = (float *)e->attn_rotated.p + at;
+    j.n_segs = cache_segments(grp->s->c, layer, head, grp->n, window ? 0 : need->slot_sinks, j.seg);
+    if (window) see_window(&j, first, window);
+    return j;
 }
 
 /* Jobs of every layer, planned once per pass: page tables do not change inside it. */
 static void plan_jobs(decode *a) {
-    engine *e = a->e;
-    const model_params *mp = &e->m->p;
-    size_t d = (size_t)mp->head_dim, q_dim = (size_t)mp->n_heads * d;
-    int group = mp->n_heads / mp->n_kv;
+    const model_params *mp = &a->e->m->p;
     attn_job *j = a->jobs;
     for (int layer = 0; layer < mp->n_layers; layer++)
         for (int g = 0; g < a->n_groups; g++) {
             const row_group *grp = &a->groups[g];
-            const policy_needs *need = policy_get_needs(grp->s->pol);
-            for (int h = 0; h < mp->n_kv; h++, j++) {
-                size_t at = (size_t)grp->first * q_dim + (size_t)h * (size_t)group * d;
-                *j = (attn_job){.ldq = q_dim, .out = (float *)e->attn.p + at, .ldo = q_dim, .n_rows = grp->n, .group = group,
-                                .head_dim = mp->head_dim, .scale = mp->attn_scale, .live = need->live};
-                j->q[ATTN_PLAIN] = (float *)e->q.p + at;
-                if (need->slot_sinks) j->q[ATTN_SLOT] = (float *)e->q_slot.p + at;
-                if (a->rotates_k) j->q[ATTN_ROTATED] = (float *)e->q_rotated.p + at;
-                if (a->rotates_k && need->slot_sinks) j->q[ATTN_SLOT_ROTATED] = (float *)e->q_slot_rotated.p + at;
-                if (a->rotates_v) j->out_rotated = (float *)e->attn_rotated.p + at;
-                int window = e->m->layers[layer].window;
-                j->n_segs = cache_segments(grp->s->c, layer, h, grp->n, window ? 0 : need->slot_sinks, j->seg);
-                if (window) see_window(j, window);
-            }
+            int rows = a->e->m->layers[layer].window ? 1 : grp->n;
+            for (int first = 0; first < grp->n; first += rows)
+                for (int h = 0; h < mp->n_kv; h++) *j++ = make_job(a, grp, layer, h, first, rows);
         }
 }
 
@@ -149,14 +163,17 @@ static MUST err decode_reserve(const decode *a) {
     if (a->rotates_k) TRY(scratch_need(&e->q_rotated, MEM_SCRATCH, q_bytes));
     if (a->rotates_k && a->any_slot) TRY(scratch_need(&e->q_slot_rotated, MEM_SCRATCH, q_bytes));
     if (a->rotates_v) TRY(scratch_need(&e->attn_rotated, MEM_SCRATCH, q_bytes));
-    return scratch_need(&e->jobs, MEM_SCRATCH, sizeof(attn_job) * (size_t)p->n_layers * (size_t)a->n_groups * (size_t)p->n_kv);
+    size_t n_jobs = 0;
+    for (int layer = 0; layer < p->n_layers; layer++) n_jobs += (size_t)jobs_of(a, layer);
+    return scratch_need(&e->jobs, MEM_SCRATCH, sizeof(attn_job) * n_jobs);
 }
 
 static MUST err op_reserve(const decode *a) {
     engine *e = a->e;
-    int per_layer = a->n_groups * e->m->p.n_kv;
+    const attn_job *jobs = a->jobs;
     for (int layer = 0; layer < e->m->p.n_layers; layer++) { /* adaptive policies hold unequal layers */
-        attn_batch b = {a->jobs + (size_t)layer * (size_t)per_layer, per_layer, NULL, NULL};
+        attn_batch b = {jobs, jobs_of(a, layer), NULL, NULL};
+        jobs += b.n_jobs;
         TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->attn_scratch_bytes(&b, e->threads)));
     }
     return OK;
@@ -182,7 +199,7 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     }
     TRY(decode_reserve(&a));
     for (int g = 0; g < n_groups; g++) {
-        free_hidden(e, groups[g].s->c);
+        free_hidden(e, groups[g].s->c, 0);
         TRY(cache_reserve(groups[g].s->c, groups[g].n));
     }
     uint32_t *pos = e->ids_pos.p, *slot_pos = pos + m;
@@ -200,7 +217,10 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     plan_jobs(&a);
     TRY(op_reserve(&a));
     par_run(e->threads, decode_body, &a);
-    for (int g = 0; g < n_groups; g++) cache_commit(groups[g].s->c, groups[g].n);
+    for (int g = 0; g < n_groups; g++) {
+        cache_commit(groups[g].s->c, groups[g].n);
+        if (groups[g].n > 1) free_hidden(e, groups[g].s->c, 1); /* what steps would have freed by now */
+    }
     return OK;
 }
 
@@ -245,7 +265,7 @@ MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
         int m = n - done, until = policy_rows_until_due(s->pol, s->state, cache_n_tokens(s->c));
         if (m > EXTEND_ROWS) m = EXTEND_ROWS;
         if (m > until) m = until;
-        if (live || e->m->p.slide_period) m = 1; /* rows of a chunk would see different windows */
+        if (live) m = 1;
         row_group g = {s, 0, m};
         TRY(run_rows(e, &g, 1, m, ids + done, logits ? logits + (size_t)done * (size_t)e->m->p.n_vocab : NULL));
         done += m;

@@ -19,7 +19,7 @@ typedef struct probe {
     int n, from, to, n_sinks, n_rows; /* prompt; the chunk; keys of the score before it; rows of the repetition */
     const int32_t *ids;               /* [n_rows] */
     bool normalised;                  /* KVzip+ */
-    rope_table rope;
+    rope_table rope, rope_local;      /* of global and of sliding layers */
     float *out;                       /* [n_layers][n_heads][n] */
 } probe;
 
@@ -29,9 +29,9 @@ typedef struct probe_frame {
     token_list suffix;
 } probe_frame;
 
-static rows_pass rows_at(const probe *a, int first, int m) {
+static rows_pass rows_at(const probe *a, const model_layer *y, int first, int m) {
     rows_pass r = prefill_rows(a->e, first, m);
-    r.rope = &a->rope;
+    r.rope = y->rope == &a->e->m->rope_local ? &a->rope_local : &a->rope;
     return r;
 }
 
@@ -119,21 +119,21 @@ static void probe_body(const par *p, void *arg) {
         const model_layer *y = &e->m->layers[layer];
         load_layer(p, a, layer);
         for (int first = a->n; first < all; first += PREFILL_ROWS) {
-            rows_pass r = rows_at(a, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
+            rows_pass r = rows_at(a, y, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
             if (layer == 0) rows_embed(p, &r, a->ids + (first - a->n));
             rows_qkv(p, &r, y);
             if (a->normalised) keep_norms(p, a, &r, first);
             rows_rope_and_round(p, &r, y);
             prefill_scatter_kv(p, &r, first, all);
         }
-        score_chunk(p, a, layer);
+        if (!y->window) score_chunk(p, a, layer); /* policies do not ask about sliding layers */
         if (layer + 1 == mp->n_layers) break;
         attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .first = a->n, .n_tokens = all, .n_heads = mp->n_heads,
-                           .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .scratch = e->op.p};
+                           .n_kv = mp->n_kv, .head_dim = mp->head_dim, .window = y->window, .scale = mp->attn_scale, .scratch = e->op.p};
         e->m->be->attn_prefill(p, &at);
         par_barrier(p);
         for (int first = a->n; first < all; first += PREFILL_ROWS) {
-            rows_pass r = rows_at(a, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
+            rows_pass r = rows_at(a, y, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
             rows_output_and_ffn(p, &r, y);
         }
     }
@@ -150,10 +150,12 @@ static MUST err run_chunk(probe *a) {
     TRY(scratch_need(&e->probe_o, MEM_POLICY, f * (size_t)mp->n_heads * d));
     TRY(scratch_need(&e->probe_lse, MEM_POLICY, f * (size_t)mp->n_heads));
     TRY(scratch_need(&e->probe_norm, MEM_POLICY, sizeof(float) * (size_t)a->n_rows));
-    TRY(scratch_need(&e->probe_rope, MEM_POLICY, 2 * f * half)); /* positions after the prompt may pass the context */
-    float *cs = e->probe_rope.p;
-    model_fill_rope(e->m, (int)all, cs, cs + all * half);
-    a->rope = (rope_table){cs, cs + all * half, (int)all, mp->rope_dims, e->m->rope.neox};
+    TRY(scratch_need(&e->probe_rope, MEM_POLICY, 4 * f * half)); /* positions after the prompt may pass the context */
+    for (int local = 0; local <= (mp->slide_period > 0); local++) {
+        float *cs = (float *)e->probe_rope.p + (local ? 2 * all * half : 0);
+        model_fill_rope(e->m, local, (int)all, cs, cs + all * half);
+        *(local ? &a->rope_local : &a->rope) = (rope_table){cs, cs + all * half, (int)all, mp->rope_dims, e->m->rope.neox};
+    }
     uint32_t *pos = e->ids_pos.p;
     for (size_t i = 0; i < all; i++) pos[i] = (uint32_t)i;
     par_run(e->threads, probe_body, a);

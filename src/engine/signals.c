@@ -7,8 +7,6 @@
 
 MUST err signal_supported(const engine *e, const signal_request *r) {
     const backend *be = e->m->be;
-    if (r->kind == SIGNAL_PROBE_MASS && e->m->p.slide_period)
-        return ERR(ERR_UNSUPPORTED, "attention from a repeated prompt (KVzip) is not measured on models with sliding layers (%s)", e->m->p.arch);
     bool plain = !r->group_max && (r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r));
     if (plain || (be->attn_columns && be->item_form && be->attn_change && be->signal_scratch_bytes)) return OK;
     return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);

@@ -116,7 +116,7 @@ static MUST err load_layer(loader *l, int i) {
     snprintf(name, sizeof name, "blk.%d.attn_k.weight", i);
     TRY(bind_rotary(l, name, p->n_kv, p->n_embd, &y->k));
     y->window = model_layer_slides(p, i) ? p->window : 0;
-    y->rope = y->window ? &l->m->rope_local : &l->m->rope;
+    y->rope = y->window && p->slide_period ? &l->m->rope_local : &l->m->rope;
     return load_vectors(l, i, q_dim, kv_dim);
 }
 
@@ -133,19 +133,17 @@ static void fill_pair(double theta, int n_pos, size_t half, float *cs, float *sn
     }
 }
 
-void model_fill_rope(const model *m, int n_pos, float *cs, float *sn) {
-    int half = m->p.rope_dims / 2;
-    for (int i = 0; i < half; i++) fill_pair(model_rope_theta(m, i), n_pos, (size_t)half, cs + i, sn + i);
+void model_fill_rope(const model *m, bool local, int n_pos, float *cs, float *sn) {
+    const model_params *p = &m->p;
+    for (int i = 0, half = p->rope_dims / 2; i < half; i++)
+        fill_pair(local ? pow((double)p->rope_base_local, -2.0 * i / p->rope_dims) : model_rope_theta(m, i), n_pos, (size_t)half, cs + i, sn + i);
 }
 
 static MUST err make_rope(const model *m, bool local, int n_pos, rope_table *out) {
-    int half = m->p.rope_dims / 2;
-    size_t n = (size_t)n_pos * (size_t)half;
+    size_t n = (size_t)n_pos * (size_t)(m->p.rope_dims / 2);
     float *cs;
     TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * 2 * n, &cs));
-    if (!local) model_fill_rope(m, n_pos, cs, cs + n);
-    for (int i = 0; i < half && local; i++)
-        fill_pair(pow((double)m->p.rope_base_local, -2.0 * i / m->p.rope_dims), n_pos, (size_t)half, cs + i, cs + n + i);
+    model_fill_rope(m, local, n_pos, cs, cs + n);
     *out = (rope_table){cs, cs + n, n_pos, m->p.rope_dims, true}; /* halves: see bind_rotary */
     return OK;
 }
@@ -179,10 +177,10 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
     GOTO(fail, e, gguf_open(path, &m->file));
     GOTO(fail, e, model_read_params(m->file, &m->p));
     if (context > m->p.context) {
-        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model %s %d", path, context,
-                m->p.window && !m->p.slide_period ? "runs up to its sliding window of" : "is trained for", m->p.context);
+        e = ERR(ERR_USAGE, "%s: a context of %d tokens was asked for, the model has %d", path, context, m->p.context);
         goto fail;
     }
+    model_params_bound(&m->p, context);
     const model_params *p = &m->p;
     size_t d = (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * d, embd = (size_t)p->n_embd;
     size_t per_layer = 2 * embd + (p->qkv_bias ? (size_t)p->n_heads * d + 2 * kv_dim : 0) + (p->qk_norm ? 2 * d : 0) + (p->post_norms ? 2 * embd : 0);

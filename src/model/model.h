@@ -16,18 +16,19 @@ typedef struct model_params {
     float rope_scale;       /* linear RoPE scaling: positions are multiplied with this */
     float rope_base_local;  /* of sliding layers */
     int window;             /* tokens that a sliding layer sees, its own included; 0: no layer slides */
-    int slide_period;       /* gemma3: every so manieth layer is global, the others slide; 0: none slides */
+    int slide_period;       /* gemma3: every so manieth layer is global, the others slide with RoPE of rope_base_local; 0: no such layers */
+    bool all_slide;         /* Mistral: every layer has the window, none is global */
     float embed_scale;      /* rows of the embedding are multiplied with this */
     bool interleaved_rows;  /* the file has the rows of q and k permuted for RoPE on adjacent pairs */
     bool qkv_bias, qk_norm, post_norms, gelu;
 } model_params;
 
 static inline bool model_layer_slides(const model_params *p, int layer) {
-    return p->slide_period > 0 && (layer + 1) % p->slide_period != 0;
+    return p->all_slide || (p->slide_period > 0 && (layer + 1) % p->slide_period != 0);
 }
 /* Policies act on global layers only: their number, and a layer's number among them. */
 static inline int model_n_global(const model_params *p) {
-    return p->slide_period > 0 ? p->n_layers / p->slide_period : p->n_layers;
+    return p->all_slide ? 0 : p->slide_period > 0 ? p->n_layers / p->slide_period : p->n_layers;
 }
 static inline int model_global_layer(const model_params *p, int index) {
     return p->slide_period > 0 ? (index + 1) * p->slide_period - 1 : index;
@@ -65,10 +66,12 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
 void model_free(model *m);
 /* Reads the parameters only (kvlab inspect, plan). */
 MUST err model_read_params(const gguf *g, model_params *out);
+/* A context (0 = the model's own) that a window of every layer covers leaves nothing to slide: then all layers are global. */
+void model_params_bound(model_params *p, int context);
 void model_embed_row(const model *m, int32_t id, float *out /* [n_embd] */);
-/* Angle of rotary pair i per position, and cos and sin, each [n_pos][rope_dims/2], of global layers. */
+/* Angle of rotary pair i per position of global layers; cos and sin, each [n_pos][rope_dims/2], of global or (local) gemma3's sliding ones. */
 double model_rope_theta(const model *m, int i);
-void model_fill_rope(const model *m, int n_pos, float *cos, float *sin);
+void model_fill_rope(const model *m, bool local, int n_pos, float *cos, float *sin);
 /* Row of a layer's output projection: [n_heads * head_dim] weights of one output. */
 void model_output_row(const model *m, int layer, int row, float *out);
 size_t model_decode_bytes(const model *m); /* weight bytes read by one step */

@@ -89,15 +89,26 @@ static MUST err read_arch(const gguf *g, model_params *p) {
     return OK;
 }
 
-/* gemma3: five sliding layers, then a global one. Elsewhere a window (Mistral) is one of every layer: policies and windows do not
- * meet in one layer, so such a model runs up to its window, where it slides nothing. */
+/* gemma3: five sliding layers, then a global one. In llama (Mistral 0.1) a window is one of every layer. Which layers of a qwen model
+ * have it the file does not say: such a model runs up to the window, where nothing slides. */
 static MUST err read_window(const gguf *g, model_params *p) {
     bool gemma3 = strcmp(p->arch, "gemma3") == 0;
     TRY(optional_u32(g, p->arch, "attention.sliding_window", 0, gemma3 ? 2 : 0, 1 << 24, &p->window));
     if (gemma3 && p->window) p->slide_period = 6;
     if (gemma3 && p->n_layers < 6) return ERR(ERR_UNSUPPORTED, "%s: gemma3 with %d layers has no global layer (supported: 6 and more)", gguf_path(g), p->n_layers);
-    if (!gemma3 && p->window && p->window < p->context) p->context = p->window;
+    if (gemma3 || !p->window) return OK;
+    if (p->window == 1) return ERR(ERR_UNSUPPORTED, "%s: a window of 1 token is not supported (supported: 2 and more)", gguf_path(g));
+    if (strcmp(p->arch, "llama") == 0) p->all_slide = true;
+    else if (p->window < p->context) p->context = p->window;
+    if (!p->all_slide) p->window = 0;
+    model_params_bound(p, 0);
     return OK;
+}
+
+void model_params_bound(model_params *p, int context) {
+    if (!p->all_slide || (context ? context : p->context) > p->window) return;
+    p->all_slide = false;
+    p->window = 0;
 }
 
 MUST err model_read_params(const gguf *g, model_params *out) {

@@ -227,6 +227,9 @@ static err build(policy *p, const node *conf) {
     TRY(parse_stages(p, &at));
     TRY(policy_check_parts(p, &at));
     p->needs.score_column = p->needs.live.on;
+    if (p->shape.n_layers == 0 && !policy_is_full(p))
+        return NODE_ERR(conf, "policies act on layers without a sliding window, and every layer of this model has one "
+                              "(supported: policies that keep everything in tier 0, or an engine.context up to the window)");
     p->needs.pos_column = p->decode_drops || p->decode_moves || p->slot_positions;
     p->needs.slot_sinks = p->slot_positions ? p->protect.sink : 0;
     describe(p);

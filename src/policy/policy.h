@@ -13,7 +13,8 @@ typedef struct policy policy;
 typedef struct policy_state policy_state;
 
 typedef struct policy_shape {
-    int n_layers, n_heads, n_kv, head_dim, context;
+    int n_layers; /* those that policies act on; 0 where every layer slides, which only policies that keep everything take */
+    int n_heads, n_kv, head_dim, context;
     const char *model_sha256; /* for what is calibrated per model file; NULL: not checked. Outlives the policy, as do all texts here */
     const char *profile_dir;  /* of head profiles given by name; NULL: none */
 } policy_shape;

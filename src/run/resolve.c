@@ -9,8 +9,9 @@
 #include "run/preset.h"
 
 policy_shape resolve_shape(const experiment_group *g) {
-    const model_params *p = &g->params;
-    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, g->context ? g->context : p->context, g->model_sha256, preset_profile_dir()};
+    model_params p = g->params;
+    model_params_bound(&p, g->context);
+    return (policy_shape){model_n_global(&p), p.n_heads, p.n_kv, p.head_dim, g->context ? g->context : p.context, g->model_sha256, preset_profile_dir()};
 }
 
 err resolve_math(const node *value, math_mode *out) {

@@ -3,6 +3,8 @@
 
     pip install torch transformers gguf numpy llama-cpp-python
     python3 tests/golden/make_arch.py tiny tests/golden/arch                       # NAME.gguf, NAME.txt
+    python3 tests/golden/make_arch.py dims FOLDER        # not committed: every architecture with head dimensions 64 to 256 and
+                                                         # groups of 1 to 9; build/release/tests/golden/test_arch FOLDER/*.gguf
     python3 tests/golden/make_arch.py gemma3 gemma-3-270m-q4_k_m.gguf tests/golden/gemma3_270m.txt
 
 NAME.txt: "kvlab-golden-arch 1 N_TOKENS TOP N_POSITIONS", the token ids, then one line per position: position and the TOP most likely
@@ -13,8 +15,8 @@ import sys
 import numpy as np
 import torch
 from gguf import GGUFReader, GGUFWriter, dequantize
-from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM,
-                          Qwen3Config, Qwen3ForCausalLM)
+from transformers import (Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 TOP, N, VOCAB = 8, 64, 260
 NAMES = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
@@ -32,19 +34,31 @@ def default(theta):
     return {"rope_type": "default", "rope_theta": theta}
 
 
-def cases():
+def cases(**change):
     c = dict(BASE, num_hidden_layers=2)
+    c.update(change)
     yield "llama_linear", "llama", LlamaForCausalLM(LlamaConfig(**c, tie_word_embeddings=False, rope_parameters={
         "rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}))
-    yield "llama_3", "llama", LlamaForCausalLM(LlamaConfig(**dict(c, num_key_value_heads=1), tie_word_embeddings=True,
+    yield "llama_3", "llama", LlamaForCausalLM(LlamaConfig(**dict(c, num_key_value_heads=change.get("num_key_value_heads", 1)), tie_word_embeddings=True,
                                                            rope_parameters=LLAMA3))
-    yield "qwen2", "qwen2", Qwen2ForCausalLM(Qwen2Config(**dict(c, hidden_size=64), tie_word_embeddings=True,
+    yield "qwen2", "qwen2", Qwen2ForCausalLM(Qwen2Config(**dict(c, hidden_size=change.get("hidden_size", 64)), tie_word_embeddings=True,
                                                          rope_parameters=default(1e6)))
     yield "qwen3", "qwen3", Qwen3ForCausalLM(Qwen3Config(**c, tie_word_embeddings=True, rope_parameters=default(1e6)))
     yield "gemma3", "gemma3", Gemma3ForCausalLM(Gemma3TextConfig(
-        **dict(BASE, num_hidden_layers=7), sliding_window=12, query_pre_attn_scalar=16, layer_types=["sliding_attention"] * 5 +
+        **dict(c, num_hidden_layers=7), sliding_window=12, query_pre_attn_scalar=c["head_dim"], layer_types=["sliding_attention"] * 5 +
         ["full_attention", "sliding_attention"], rope_parameters={"full_attention": {
             "rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}, "sliding_attention": default(1e4)}))
+    yield "mistral", "llama", MistralForCausalLM(MistralConfig(**c, tie_word_embeddings=False, sliding_window=12,
+                                                               rope_parameters=default(1e4)))
+
+
+DIMS = [(64, 9, 3), (80, 4, 4), (96, 8, 1), (128, 7, 1), (256, 4, 2), (64, 10, 2), (128, 12, 2), (80, 4, 1), (64, 9, 1)]
+
+
+def dims_cases():
+    for d, heads, kv in DIMS:
+        for name, arch, m in cases(head_dim=d, num_attention_heads=heads, num_key_value_heads=kv, hidden_size=8 * heads):
+            yield f"{name}_{d}_{heads}_{kv}", arch, m
 
 
 def randomise(m, seed):
@@ -116,7 +130,7 @@ def write_gguf(path, arch, m):
     if r["rope_type"] == "linear":
         w.add_string(arch + ".rope.scaling.type", "linear")
         w.add_float32(arch + ".rope.scaling.factor", r["factor"])
-    if arch == "gemma3":
+    if getattr(c, "sliding_window", None):
         w.add_sliding_window(c.sliding_window)
     add_vocabulary(w)
     if r["rope_type"] == "llama3":
@@ -189,9 +203,9 @@ def load_gemma3(path):
 
 
 def main():
-    if sys.argv[1] == "tiny":
+    if sys.argv[1] in ("tiny", "dims"):
         ids = np.random.default_rng(7).integers(3, 259, N).tolist()
-        for seed, (name, arch, m) in enumerate(cases()):
+        for seed, (name, arch, m) in enumerate(cases() if sys.argv[1] == "tiny" else dims_cases()):
             randomise(m, seed)
             write_gguf(f"{sys.argv[2]}/{name}.gguf", arch, m)
             write_golden(f"{sys.argv[2]}/{name}.txt", m, ids, list(range(N)))
