@@ -20,11 +20,11 @@ static err read_prompt(const options *o, char **out) {
 static err encode(const session *s, const options *o, const char *prompt, token_list *ids) {
     const tokenizer *tok = engine_tokenizer(s->e);
     char *text = NULL;
-    if (o->chat) {
+    if (o->chat || o->template_name) {
         chat_message m = {"user", prompt};
-        TRY(chat_render(engine_model(s->e)->file, NULL, &m, 1, true, &text));
+        TRY(chat_render(engine_model(s->e)->file, o->template_name, &m, 1, true, &text));
     }
-    err e = tokenizer_encode(tok, text ? text : prompt, strlen(text ? text : prompt), o->chat, true, ids);
+    err e = tokenizer_encode(tok, text ? text : prompt, strlen(text ? text : prompt), text != NULL, true, ids);
     mem_free(text);
     if (e == OK && ids->n == 0) e = ERR(ERR_USAGE, "the prompt is empty");
     if (e == OK && ids->n + 1 > engine_context(s->e))

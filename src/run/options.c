@@ -51,6 +51,7 @@ static const row rows[] = {
      "tokens scored after them (default 128)"},
     {"prompt", 0, ROW_TEXT, AT(prompt), "TEXT", 0, 0, OPT_GENERATE, "the prompt; - reads it from standard input"},
     {"chat", 0, ROW_FLAG, AT(chat), NULL, 0, 0, OPT_GENERATE, "wrap the prompt in the model's chat template"},
+    {"template", 0, ROW_TEXT, AT(template_name), "NAME", 0, 0, OPT_GENERATE, "wrap it in this chat template instead (chatml, llama3, ...)"},
     {"n", 'n', ROW_INT, AT(n), "N", 1, INT_MAX / 4, OPT_GENERATE, "tokens to generate at most (default 64)"},
     {"temperature", 0, ROW_DOUBLE, AT(temperature), "T", 0, 100, OPT_GENERATE, "0 = greedy (default)"},
     {"top-k", 0, ROW_INT, AT(top_k), "K", 0, INT_MAX, OPT_GENERATE, "sample from the K most likely (0 = all)"},

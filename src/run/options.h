@@ -29,6 +29,7 @@ typedef struct options {
     bool chat, heads;
     const char *depths, *formats; /* bench */
     int repeats;
+    const char *template_name;
 } options;
 
 typedef struct verb {

@@ -75,7 +75,7 @@ static err encode_with_lines(const haystack_spec *h, const gguf *file, const tok
     if (e) return e;
     if (h->chat) {
         char *content = mem_sprintf("%s%s", context, h->question);
-        e = chat_render(file, NULL, &(chat_message){"user", content}, 1, true, &rendered);
+        e = chat_render(file, h->template_name, &(chat_message){"user", content}, 1, true, &rendered);
         mem_free(content);
         char *at = e ? NULL : strstr(rendered, context);
         if (!e && !at) e = ERR(ERR_UNSUPPORTED, "the chat template changes the user's text");

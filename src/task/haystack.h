@@ -17,6 +17,7 @@ typedef struct haystack_spec {
     int length;   /* tokens of the whole prompt, at most */
     double depth; /* 0: the needle is the first line; 1: the last */
     const char *intro, *needle, *question, *answer_prefix;
+    const char *template_name; /* of chat_template_names */
     bool chat;             /* intro, lines and question are the user's turn, the answer prefix opens the assistant's */
     uint64_t seed, stream; /* of varied noise */
 } haystack_spec;

@@ -12,7 +12,7 @@
 #include "task/task_impl.h"
 
 typedef struct passkey_conf {
-    int digits, samples, protocol, noise, new_tokens, limit;
+    int digits, samples, protocol, noise, new_tokens, limit, template;
     bool chat;
 } passkey_conf;
 enum { PROTOCOL_P1, PROTOCOL_P2 };
@@ -27,6 +27,7 @@ static const field passkey_fields[] = {
     FIELD_INT(passkey_conf, new_tokens, 0, 0, 1 << 12,
               "tokens to generate; 0: two more than the digits, so that a run that goes on is seen"),
     FIELD_BOOL(passkey_conf, chat, false, "wrap the prompt in the model's chat template"),
+    FIELD_ENUM(passkey_conf, template, "own", chat_template_names, "with chat: the model's own template, or another one"),
     FIELD_INT(passkey_conf, limit, 0, 0, 1 << 20, "at most so many records; 0: all. Depths run fastest, then lengths"),
     FIELD_END,
 };
@@ -76,6 +77,7 @@ static err passkey_create(task *t, const node *conf) {
     TRY(task_read_numbers(conf, "length", default_lengths, 1, 64, 1 << 20, &m->lengths, &m->n_lengths));
     TRY(task_read_numbers(conf, "depth", default_depths, 5, 0, 1, &m->depths, &m->n_depths));
     TRY(fields_read(conf, passkey_fields, &m->c));
+    if (m->c.template && !m->c.chat) return NODE_ERR(conf, "passkey: template %s needs chat: true", chat_template_names[m->c.template]);
     int64_t n = (int64_t)m->n_lengths * m->n_depths * m->c.samples;
     if (n > 1 << 20) return NODE_ERR(conf, "passkey: %lld records; at most %d are supported", (long long)n, 1 << 20);
     t->n_items = task_limited((int)n, m->c.limit);
@@ -124,6 +126,7 @@ static err passkey_open(const task *t, int i, task_item *it) {
                        .needle = needle,
                        .question = question,
                        .answer_prefix = m->c.chat ? chat_answer_prefix : answer_prefix,
+                       .template_name = chat_template_names[m->c.template],
                        .chat = m->c.chat,
                        .seed = t->seed,
                        .stream = UINT64_C(0x6e6f697300000000) + (uint64_t)i};

@@ -24,10 +24,11 @@ int32_t tokenizer_find(const tokenizer *t, const char *piece); /* id of an exact
 void token_list_free(token_list *l);
 MUST err token_list_push(token_list *l, int32_t id);
 
-/* Chat templates by recognition of tokenizer.chat_template: "chatml" now; others refused by name. */
+/* Chat templates by recognition of tokenizer.chat_template (chatml, llama2, llama3, llama3.1, mistral's, gemma); others are refused. */
 typedef struct chat_message { const char *role, *content; } chat_message;
+extern const char *const chat_template_names[]; /* NULL-terminated; the first, "own", stands for recognition */
 /* Fills *out (mem_free) with the text of the conversation; add_generation_prompt opens the assistant's turn. As the model's own
  * template: SmolLM2 puts its default system message first when none is given. */
-MUST err chat_render(const gguf *g, const char *override_template /* NULL = recognise */, const chat_message *m, int n,
+MUST err chat_render(const gguf *g, const char *override_template /* NULL = own */, const chat_message *m, int n,
                      bool add_generation_prompt, char **out);
 #endif
