@@ -90,8 +90,8 @@ deps: ## install the packages that building, running and testing need (Debian)
 model: ## fetch the default model into the user's cache
 	@scripts/fetch_model.sh
 
-models: model ## fetch also gemma3-270m, for tests of its architecture
-	@scripts/fetch_gemma.sh
+models: ## fetch also gemma3-270m, for tests of its architecture
+	@scripts/fetch_model.sh smollm2-135m gemma3-270m
 
 format: ## clang-format over our C files
 	clang-format -i $(shell find src kernels tests -name '*.[ch]')

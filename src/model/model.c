@@ -12,7 +12,8 @@
 typedef struct loader {
     model *m;
     bool *used; /* [n_tensors] */
-    float *norm_next;
+    float *norm_next; /* NULL: vectors are demanded and counted only */
+    size_t n_floats;
 } loader;
 
 static void mark_used(loader *l, const gguf_tensor *t) {
@@ -57,6 +58,8 @@ static MUST err bind_norm(loader *l, const char *name, int n, const float **out)
     uint64_t dim[1] = {(uint64_t)n};
     const gguf_tensor *t;
     TRY(gguf_tensor_demand(l->m->file, name, 1, dim, &t));
+    l->n_floats += (size_t)n;
+    if (!l->norm_next) return OK;
     mark_used(l, t);
     wtype_find(t->type)->decode(t->data, l->norm_next, (size_t)n);
     *out = l->norm_next;
@@ -70,9 +73,10 @@ static MUST err bind_vector(loader *l, int layer, const char *part, int n, const
     return bind_norm(l, name, n, out);
 }
 
-static MUST err load_vectors(loader *l, int i, int q_dim, int kv_dim) {
+static MUST err load_vectors(loader *l, int i) {
     const model_params *p = &l->m->p;
     model_layer *y = &l->m->layers[i];
+    int q_dim = p->n_heads * p->head_dim, kv_dim = p->n_kv * p->head_dim;
     TRY(bind_vector(l, i, "attn_norm.weight", p->n_embd, &y->attn_norm));
     TRY(bind_vector(l, i, "ffn_norm.weight", p->n_embd, &y->ffn_norm));
     if (p->qkv_bias) {
@@ -117,7 +121,7 @@ static MUST err load_layer(loader *l, int i) {
     TRY(bind_rotary(l, name, p->n_kv, p->n_embd, &y->k));
     y->window = model_layer_slides(p, i) ? p->window : 0;
     y->rope = y->window && p->slide_period ? &l->m->rope_local : &l->m->rope;
-    return load_vectors(l, i, q_dim, kv_dim);
+    return load_vectors(l, i);
 }
 
 double model_rope_theta(const model *m, int i) {
@@ -148,6 +152,21 @@ static MUST err make_rope(const model *m, bool local, int n_pos, rope_table *out
     return OK;
 }
 
+static MUST err load_common_vectors(loader *l) {
+    const model_params *p = &l->m->p;
+    TRY(bind_norm(l, "output_norm.weight", p->n_embd, &l->m->out_norm));
+    return gguf_tensor_find(l->m->file, "rope_freqs.weight") ? bind_norm(l, "rope_freqs.weight", p->rope_dims / 2, &l->m->rope_factors) : OK;
+}
+
+/* Room for what the file really holds: its metadata may promise more. */
+static MUST err reserve_vectors(loader *l) {
+    for (int i = 0; i < l->m->p.n_layers; i++) TRY(load_vectors(l, i));
+    TRY(load_common_vectors(l));
+    TRY(mem_alloc(MEM_WEIGHTS, sizeof(float) * l->n_floats, &l->m->owned_norms));
+    l->norm_next = l->m->owned_norms;
+    return OK;
+}
+
 static MUST err load_all(loader *l) {
     model *m = l->m;
     const model_params *p = &m->p;
@@ -155,8 +174,7 @@ static MUST err load_all(loader *l) {
     TRY(gguf_tensor_demand(m->file, "token_embd.weight", 2, embed_dim, &m->embed));
     mark_used(l, m->embed);
     for (int i = 0; i < p->n_layers; i++) TRY(load_layer(l, i));
-    TRY(bind_norm(l, "output_norm.weight", p->n_embd, &m->out_norm));
-    if (gguf_tensor_find(m->file, "rope_freqs.weight")) TRY(bind_norm(l, "rope_freqs.weight", p->rope_dims / 2, &m->rope_factors));
+    TRY(load_common_vectors(l));
     bool tied = gguf_tensor_find(m->file, "output.weight") == NULL;
     TRY(bind_matrix(l, tied ? "token_embd.weight" : "output.weight", p->n_vocab, p->n_embd, &m->head));
     for (int i = 0; i < gguf_n_tensors(m->file); i++)
@@ -166,6 +184,15 @@ static MUST err load_all(loader *l) {
                        gguf_path(m->file), (int)(n.n < 128 ? n.n : 128), n.p, p->arch);
         }
     return OK;
+}
+
+/* A context that the caller did not ask for takes no more memory than the file and a little. */
+static MUST err check_rope_bytes(const model *m, int context, int n_pos) {
+    const size_t spare = (size_t)2 << 20;
+    size_t bytes = sizeof(float) * (size_t)n_pos * (size_t)m->p.rope_dims * (m->p.slide_period ? 2 : 1);
+    if (context || bytes <= gguf_file_bytes(m->file) + spare) return OK;
+    return ERR(ERR_UNSUPPORTED, "%s: RoPE tables for its context of %d tokens would take %.0f MB, the file has %.0f; ask for a smaller context",
+               gguf_path(m->file), n_pos, (double)bytes * 1e-6, (double)gguf_file_bytes(m->file) * 1e-6);
 }
 
 MUST err model_load(const char *path, const backend *be, int context, model **out) {
@@ -182,15 +209,12 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
     }
     model_params_bound(&m->p, context);
     const model_params *p = &m->p;
-    size_t d = (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * d, embd = (size_t)p->n_embd;
-    size_t per_layer = 2 * embd + (p->qkv_bias ? (size_t)p->n_heads * d + 2 * kv_dim : 0) + (p->qk_norm ? 2 * d : 0) + (p->post_norms ? 2 * embd : 0);
-    size_t n_norm = (size_t)p->n_layers * per_layer + embd + d;
     GOTO(fail, e, mem_alloc(MEM_OTHER, sizeof *m->layers * (size_t)m->p.n_layers, &m->layers));
-    GOTO(fail, e, mem_alloc(MEM_WEIGHTS, sizeof(float) * n_norm, &m->owned_norms));
     GOTO(fail, e, mem_alloc(MEM_OTHER, (size_t)gguf_n_tensors(m->file), &l.used));
-    l.norm_next = m->owned_norms;
+    GOTO(fail, e, reserve_vectors(&l));
     GOTO(fail, e, load_all(&l));
     int n_pos = context ? context : m->p.context;
+    GOTO(fail, e, check_rope_bytes(m, context, n_pos));
     GOTO(fail, e, make_rope(m, false, n_pos, &m->rope));
     if (p->slide_period) GOTO(fail, e, make_rope(m, true, n_pos, &m->rope_local));
     mem_free(l.used);

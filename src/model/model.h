@@ -36,6 +36,11 @@ static inline int model_global_layer(const model_params *p, int index) {
 static inline int model_global_index(const model_params *p, int layer) {
     return p->slide_period > 0 ? layer / p->slide_period : layer;
 }
+/* Tokens of all layers together that a full cache holds after n: sliding layers hold their window. */
+static inline size_t model_cached_tokens(const model_params *p, size_t n) {
+    size_t n_global = (size_t)model_n_global(p), in_window = p->window && n > (size_t)p->window ? (size_t)p->window : n;
+    return n * n_global + in_window * ((size_t)p->n_layers - n_global);
+}
 
 typedef struct model_layer {
     const float *attn_norm, *ffn_norm;                  /* [n_embd], inside the mapping or decoded copies */

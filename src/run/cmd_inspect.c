@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/mem.h"
 #include "format/layout.h"
@@ -10,6 +9,7 @@
 #include "run/jsonx.h"
 #include "run/options.h"
 #include "run/preset.h"
+#include "run/provenance.h"
 
 /* Formats worth comparing; a policy may name any other of docs/formats.md. Rotation changes no byte. */
 static const char *const format_names[] = {"f32",  "f16",  "k8v8",  "k8v4", "k4v4", "k4v4g32",  "k4v2",     "k3v3",
@@ -34,11 +34,8 @@ static err page_of(const model_params *p, kv_format f, page_layout *l, double *s
     return OK;
 }
 
-/* Cache of n tokens: sliding layers hold their window. */
-static double cache_bytes_of(const model_params *p, kv_format f, double n) {
-    int global = model_n_global(p);
-    double in_window = p->window && n > p->window ? p->window : n;
-    return n * (double)token_bytes(p, f, global) + in_window * (double)token_bytes(p, f, p->n_layers - global);
+static double cache_bytes_of(const model_params *p, kv_format f, int n) {
+    return (double)model_cached_tokens(p, (size_t)n) * (double)token_bytes(p, f, 1);
 }
 
 /* The longest cache, up to the context, that fits `room` bytes. */
@@ -50,10 +47,6 @@ static int tokens_that_fit(const model_params *p, kv_format f, double room) {
         else hi = mid;
     }
     return lo;
-}
-
-static double available_bytes(void) {
-    return (double)sysconf(_SC_AVPHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
 }
 
 typedef struct type_sum {
@@ -116,14 +109,14 @@ static void print_text(const gguf *g, const model_ref *ref, const char *sha, con
     printf("%d layers, embedding %d, ffn %d, vocabulary %d\n", p->n_layers, p->n_embd, p->n_ff, p->n_vocab);
     printf("%d query heads, %d KV heads of %d, context %d\n", p->n_heads, p->n_kv, p->head_dim, p->context);
     printf("rope base %g, norm eps %g\n", (double)p->rope_base, (double)p->norm_eps);
-    if (p->slide_period)
+    if (p->window)
         printf("%d of %d layers are global, the others see %d tokens\n", model_n_global(p), p->n_layers, p->window);
     type_sum sums[MAX_TYPES];
     printf("weights:");
     for (int i = 0, n = sum_types(g, sums); i < n; i++)
         printf("%s %s %.1f MB in %zu tensors", i ? "," : "", sums[i].name, (double)sums[i].bytes * 1e-6, sums[i].n_tensors);
-    double free_bytes = available_bytes(), room = free_bytes - (double)bytes;
-    printf("\nof %.1f GB free memory %.1f are left beside the file's weights:\n%-10s %14s %16s %16s %7s %6s %7s\n", free_bytes * 1e-9,
+    double free_bytes = (double)machine_available_bytes(), room = free_bytes - (double)bytes;
+    printf("\nof %.1f GB available memory %.1f are left beside the file's weights:\n%-10s %14s %16s %16s %7s %6s %7s\n", free_bytes * 1e-9,
            (room > 0 ? room : 0) * 1e-9, "cache", "bytes/token", "full context MB", "tokens that fit", "page", "items", "slack");
     for (int i = 0; i < N_FORMATS; i++) {
         kv_format f;

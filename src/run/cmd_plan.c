@@ -54,15 +54,17 @@ static err measure_speed(const workset *w, double *gflops) {
     return OK;
 }
 
-/* Weights, the snapshot and two caches of the longest prompt (reference and policy), and reference logits. */
+/* Weights, the snapshot and two caches of the longest prompt (reference and policy), and reference logits. Sliding layers hold their
+ * window in caches, everything in the snapshot. */
 static size_t memory_of(const workset *w, const results *r) {
     enum { LOGIT_ROWS = 256 };
     const model_params *p = &engine_model(w->e)->p;
     size_t longest = 0, number = w->x->groups[w->group].math == MATH_EXACT ? 4 : 2;
     for (int t = 0; t < r->n_tasks; t++)
         if ((size_t)r->tasks[t].prompt_tokens > longest) longest = (size_t)r->tasks[t].prompt_tokens;
-    size_t kv = longest * (size_t)p->n_layers * (size_t)p->n_kv * (size_t)p->head_dim * 2 * number;
-    return mem_live_bytes(MEM_WEIGHTS) + gguf_file_bytes(engine_model(w->e)->file) + 3 * kv +
+    size_t token = (size_t)p->n_kv * (size_t)p->head_dim * 2 * number;
+    size_t kv = token * (longest * (size_t)p->n_layers + 2 * model_cached_tokens(p, longest));
+    return mem_live_bytes(MEM_WEIGHTS) + gguf_file_bytes(engine_model(w->e)->file) + kv +
            (size_t)LOGIT_ROWS * (size_t)p->n_vocab * sizeof(float) + engine_scratch_bytes(w->e);
 }
 

@@ -110,6 +110,6 @@ err model_ref_resolve(const node *model, model_ref *out) {
 err model_ref_check(const model_ref *m, char sha256[65]) {
     TRY(hash_file_sha256(m->path, sha256));
     if (!m->sha256 || strcmp(m->sha256, sha256) == 0) return OK;
-    return ERR(ERR_ENV, "model %s: %s has SHA-256 %.12s..., expected %.12s...; delete it and run `make model`", m->name,
+    return ERR(ERR_ENV, "model %s: %s has SHA-256 %.12s..., expected %.12s...; delete it and fetch it again", m->name,
                m->path, sha256, m->sha256);
 }

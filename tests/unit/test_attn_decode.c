@@ -46,7 +46,7 @@ static void *page_at(const world *w, uint32_t ref) { return w->memory + (size_t)
 static void head_make(rng *r, world *w, head *h, int d, int n_rows, int fmt, int max_items) {
     memset(h, 0, sizeof *h);
     attn_job *j = &h->job;
-    int group = 1 + (int)rng_below(r, 8);
+    int group = 1 + (int)rng_below(r, rng_below(r, 8) ? 8 : 16);
     *j = (attn_job){.n_rows = n_rows, .group = group, .head_dim = d, .scale = 1.0f / sqrtf((float)d), .n_segs = 1 + (int)rng_below(r, 4)};
     j->ldq = (size_t)(group * d) + rng_below(r, 3);
     j->ldo = (size_t)(group * d) + rng_below(r, 3);
