@@ -15,7 +15,7 @@ static bool is_group(int channels) {
 static err refuse_name(const char *name) {
     return ERR(ERR_UNSUPPORTED,
                "cache format '%s' is unknown; supported are f32, f16, q8_0, q4_0, q8_0-q4_0, q4_0-q8_0 and kXvY with X and Y of 8, 4, 3, "
-               "2, 1, where c after X means K per channel, then g32, g64 or g128, s for symmetric (not 1 bit, not with c), and r, rk or "
+               "2, 1, where c after X means K per channel over groups of 32 tokens (no other number), then g32, g64 or g128, s for symmetric (not 1 bit, not with c), and r, rk or "
                "rv for a rotation",
                name);
 }

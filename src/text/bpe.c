@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "text/merge_heap.h"
 
 enum { SHORT_WORD = 32, MERGED_AWAY = -2 };
 
@@ -180,41 +181,11 @@ static err encode_short(const bpe *b, const char *word, size_t n, token_list *ou
 typedef struct symbol {
     int32_t id, prev, next;
 } symbol;
-typedef struct candidate {
-    uint32_t rank;
-    int32_t at, left, right;
-} candidate; /* stale once either id has changed */
-typedef struct heap {
-    candidate *items;
-    size_t n;
-} heap;
-
-static int before(const candidate *x, const candidate *y) {
-    return x->rank != y->rank ? x->rank < y->rank : x->at < y->at;
-}
-
-static void heap_push(heap *h, candidate c) {
-    size_t i = h->n++;
-    for (; i > 0 && before(&c, &h->items[(i - 1) / 2]); i = (i - 1) / 2) h->items[i] = h->items[(i - 1) / 2];
-    h->items[i] = c;
-}
-
-static candidate heap_pop(heap *h) {
-    candidate top = h->items[0], last = h->items[--h->n];
-    size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < h->n; i = child) {
-        if (child + 1 < h->n && before(&h->items[child + 1], &h->items[child])) child++;
-        if (!before(&h->items[child], &last)) break;
-        h->items[i] = h->items[child];
-    }
-    h->items[i] = last;
-    return top;
-}
-
-static void offer(const bpe *b, heap *h, const symbol *s, int32_t at) {
+/* A candidate is stale once either id has changed. */
+static void offer(const bpe *b, merge_heap *h, const symbol *s, int32_t at) {
     if (at < 0 || s[at].next < 0) return;
     const merge *m = find_merge(b, s[at].id, s[s[at].next].id);
-    if (m) heap_push(h, (candidate){m->rank, at, s[at].id, s[s[at].next].id});
+    if (m) merge_heap_push(h, (merge_candidate){merge_key(m->rank, at), s[at].id, s[s[at].next].id});
 }
 
 /* Runs of letters or blanks can be megabytes long. Each merge removes a symbol and offers two pairs, so 3 n candidates
@@ -222,7 +193,7 @@ static void offer(const bpe *b, heap *h, const symbol *s, int32_t at) {
 static err encode_long(const bpe *b, const char *word, size_t n, token_list *out) {
     if (n > INT32_MAX / 2) return ERR(ERR_UNSUPPORTED, "a word of %zu bytes is too long to tokenize", n);
     symbol *s = NULL;
-    heap h = {0};
+    merge_heap h = {0};
     err e;
     GOTO(done, e, mem_alloc(MEM_OTHER, n * sizeof *s, &s));
     GOTO(done, e, mem_alloc(MEM_OTHER, 3 * n * sizeof *h.items, &h.items));
@@ -230,15 +201,15 @@ static err encode_long(const bpe *b, const char *word, size_t n, token_list *out
         s[i] = (symbol){b->byte_token[(unsigned char)word[i]], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1};
     for (size_t i = 0; i < n; i++) offer(b, &h, s, (int32_t)i);
     while (h.n > 0) {
-        candidate c = heap_pop(&h);
-        int32_t next = s[c.at].next;
-        if (s[c.at].id != c.left || next < 0 || s[next].id != c.right) continue;
-        s[c.at].id = find_merge(b, c.left, c.right)->id;
-        s[c.at].next = s[next].next;
+        merge_candidate c = merge_heap_pop(&h);
+        int32_t at = merge_at(&c), next = s[at].next;
+        if (s[at].id != c.a || next < 0 || s[next].id != c.b) continue;
+        s[at].id = find_merge(b, c.a, c.b)->id;
+        s[at].next = s[next].next;
         s[next].id = MERGED_AWAY;
-        if (s[c.at].next >= 0) s[s[c.at].next].prev = c.at;
-        offer(b, &h, s, s[c.at].prev);
-        offer(b, &h, s, c.at);
+        if (s[at].next >= 0) s[s[at].next].prev = at;
+        offer(b, &h, s, s[at].prev);
+        offer(b, &h, s, at);
     }
     for (int32_t i = 0; i >= 0 && e == OK; i = s[i].next) e = push_known(out, s[i].id);
 done:

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "gguf/index.h"
+#include "text/merge_heap.h"
 
 static const char space_mark[] = "\xe2\x96\x81"; /* U+2581 */
 enum { MARK_BYTES = 3 };
@@ -71,42 +72,21 @@ typedef struct symbol {
     const char *text;
     int32_t n, prev, next; /* n = 0: merged away */
 } symbol;
-typedef struct candidate {
-    float score;
-    int32_t left, right, n; /* stale once the two are not n bytes any more */
-} candidate;
-typedef struct heap {
-    candidate *items;
-    size_t n;
-} heap;
 
-static bool before(const candidate *x, const candidate *y) {
-    return x->score != y->score ? x->score > y->score : x->left < y->left;
+/* Higher scores first: a float's bits as a number that falls where the float rises. Scores are no NaN (spm_create), 0 equals -0. */
+static uint32_t rank_of(float score) {
+    uint32_t bits;
+    score += 0.0f;
+    memcpy(&bits, &score, sizeof bits);
+    return bits >> 31 ? bits : ~(bits | 0x80000000u);
 }
 
-static void heap_push(heap *h, candidate c) {
-    size_t i = h->n++;
-    for (; i > 0 && before(&c, &h->items[(i - 1) / 2]); i = (i - 1) / 2) h->items[i] = h->items[(i - 1) / 2];
-    h->items[i] = c;
-}
-
-static candidate heap_pop(heap *h) {
-    candidate top = h->items[0], last = h->items[--h->n];
-    size_t i = 0;
-    for (size_t child; (child = 2 * i + 1) < h->n; i = child) {
-        if (child + 1 < h->n && before(&h->items[child + 1], &h->items[child])) child++;
-        if (!before(&h->items[child], &last)) break;
-        h->items[i] = h->items[child];
-    }
-    h->items[i] = last;
-    return top;
-}
-
-static void offer(const spm *s, heap *h, const symbol *sym, int32_t left, int32_t right) {
+/* A candidate is stale once the two are not n bytes any more. */
+static void offer(const spm *s, merge_heap *h, const symbol *sym, int32_t left, int32_t right) {
     if (left < 0 || right < 0) return;
     int32_t n = sym[left].n + sym[right].n;
     int id = name_index_find(&s->vocab, (gguf_str){sym[left].text, (size_t)n}); /* neighbours lie side by side */
-    if (id >= 0) heap_push(h, (candidate){s->scores[id], left, right, n});
+    if (id >= 0) merge_heap_push(h, (merge_candidate){merge_key(rank_of(s->scores[id]), left), right, n});
 }
 
 static err push_symbol(const spm *s, const symbol *x, token_list *out) {
@@ -126,7 +106,7 @@ static size_t char_bytes(const unsigned char *s, size_t n) {
 }
 
 /* Each merge removes a symbol and offers two pairs, so 3 n candidates suffice. */
-static err merge_all(const spm *s, const char *text, size_t n, symbol *sym, heap *h, token_list *out) {
+static err merge_all(const spm *s, const char *text, size_t n, symbol *sym, merge_heap *h, token_list *out) {
     int32_t n_sym = 0;
     for (size_t at = 0; at < n; n_sym++) {
         size_t len = char_bytes((const unsigned char *)text + at, n - at);
@@ -135,15 +115,16 @@ static err merge_all(const spm *s, const char *text, size_t n, symbol *sym, heap
     }
     for (int32_t i = 0; i + 1 < n_sym; i++) offer(s, h, sym, i, i + 1);
     while (h->n > 0) {
-        candidate c = heap_pop(h);
-        symbol *l = &sym[c.left], *r = &sym[c.right];
-        if (l->n == 0 || r->n == 0 || l->n + r->n != c.n) continue;
-        l->n = c.n;
+        merge_candidate c = merge_heap_pop(h);
+        int32_t left = merge_at(&c);
+        symbol *l = &sym[left], *r = &sym[c.a];
+        if (l->n == 0 || r->n == 0 || l->n + r->n != c.b) continue;
+        l->n = c.b;
         r->n = 0;
         l->next = r->next;
-        if (r->next >= 0) sym[r->next].prev = c.left;
-        offer(s, h, sym, l->prev, c.left);
-        offer(s, h, sym, c.left, l->next);
+        if (r->next >= 0) sym[r->next].prev = left;
+        offer(s, h, sym, l->prev, left);
+        offer(s, h, sym, left, l->next);
     }
     for (int32_t i = n_sym ? 0 : -1; i >= 0; i = sym[i].next) TRY(push_symbol(s, &sym[i], out));
     return OK;
@@ -154,7 +135,7 @@ err spm_encode(const spm *s, const char *text, size_t n, bool space_prefix, toke
     if (n == 0) return OK;
     char *escaped;
     symbol *sym = NULL;
-    heap h = {0};
+    merge_heap h = {0};
     size_t len = 0;
     err e;
     TRY(mem_alloc(MEM_OTHER, MARK_BYTES * (n + 1), &escaped));
