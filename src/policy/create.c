@@ -80,6 +80,13 @@ static err parse_tiers(policy *p, const node *n) {
     return OK;
 }
 
+/* Sliding layers keep their window in tier 0 under every policy. */
+static err check_layers(const node *n) {
+    const char *text = node_type(n) == NODE_SCALAR ? node_text(n) : "";
+    if (node_type(n) == NODE_NULL || !strcmp(text, "global")) return OK;
+    return NODE_ERR(n, "layers is \"%s\": policies act on the layers without a sliding window (supported: global)", text);
+}
+
 static err parse_positions(policy *p, const node *n) {
     if (node_type(n) == NODE_NULL) return OK;
     const char *text = node_type(n) == NODE_SCALAR ? node_text(n) : "";
@@ -215,6 +222,7 @@ static err build(policy *p, const node *conf) {
         at.trigger = node_get(conf, "trigger");
         at.protect = node_get(conf, "protect");
         at.positions = node_get(conf, "positions");
+        TRY(check_layers(node_get(conf, "layers")));
         for (int k = 0; k < STAGE_N_KINDS; k++) at.stage[k] = node_get(conf, stage_kind_name((stage_kind)k));
         TRY(node_check_read(conf));
     }

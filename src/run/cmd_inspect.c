@@ -34,6 +34,34 @@ static err page_of(const model_params *p, kv_format f, page_layout *l, double *s
     return OK;
 }
 
+/* Tiers that share pages, with the positions that moving items needs; NULL-terminated. */
+static const char *const tier_sets[][KV_MAX_TIERS] = {
+    {"f16", "k8v4"}, {"f16", "k4v4g32"}, {"f16", "q4_0"}, {"k8v4", "k4v2"}, {"f16", "k8v4", "k4v2"}, {"k8v4", "k4v4", "k4v2"}};
+enum { N_TIER_SETS = sizeof tier_sets / sizeof *tier_sets };
+
+typedef struct shared_page {
+    int n_tiers;
+    page_layout tier[KV_MAX_TIERS];
+    double slack; /* of the tier that wastes most */
+    char name[64];
+} shared_page;
+
+static err page_of_tiers(const model_params *p, const char *const *names, shared_page *out) {
+    kv_format f[KV_MAX_TIERS];
+    *out = (shared_page){0};
+    for (int t = 0; t < KV_MAX_TIERS && names[t]; t++) {
+        TRY(kv_format_parse(names[t], &f[out->n_tiers++]));
+        snprintf(out->name + strlen(out->name), sizeof out->name - strlen(out->name), "%s%s", t ? " " : "", names[t]);
+    }
+    TRY(page_layout_search(f, out->n_tiers, p->head_dim, p->context <= 65536 ? 2 : 4, false, p->context, out->tier));
+    for (int t = 0; t < out->n_tiers; t++) {
+        const page_layout *l = &out->tier[t];
+        double slack = 1 - (double)l->cap * (l->payload_bytes + l->meta_bytes + l->column_bytes) / l->page_bytes;
+        if (slack > out->slack) out->slack = slack;
+    }
+    return OK;
+}
+
 static double cache_bytes_of(const model_params *p, kv_format f, int n) {
     return (double)model_cached_tokens(p, (size_t)n) * (double)token_bytes(p, f, 1);
 }
@@ -92,6 +120,13 @@ static err print_json(const gguf *g, const model_ref *ref, const char *sha, cons
         json_object_set_new(root, "weight_bytes", types);
         json_object_set_new(root, "cache_bytes_per_token", cache);
         json_object_set_new(root, "cache_pages", pages);
+        json_t *sets = json_object();
+        for (int i = 0; i < N_TIER_SETS; i++) {
+            shared_page page;
+            if (page_of_tiers(p, tier_sets[i], &page) != OK) continue;
+            json_object_set_new(sets, page.name, json_pack("{s:i,s:f}", "bytes", (int)page.tier[0].page_bytes, "slack", page.slack));
+        }
+        json_object_set_new(root, "tier_pages", sets);
         json_object_set_new(root, "window", json_integer(p->window));
         json_object_set_new(root, "global_layers", json_integer(model_n_global(p)));
     }
@@ -126,6 +161,14 @@ static void print_text(const gguf *g, const model_ref *ref, const char *sha, con
         if (page_of(p, f, &l, &slack) != OK) continue;
         printf("%-10s %14zu %16.1f %16d %7u %6u %5.2f %%\n", format_names[i], token_bytes(p, f, p->n_layers),
                cache_bytes_of(p, f, p->context) * 1e-6, tokens_that_fit(p, f, room), l.page_bytes, l.cap, 100 * slack);
+    }
+    printf("\n%-24s %7s %7s   %s\n", "tiers on shared pages", "page", "slack", "items of a page");
+    for (int i = 0; i < N_TIER_SETS; i++) {
+        shared_page page;
+        if (page_of_tiers(p, tier_sets[i], &page) != OK) continue;
+        printf("%-24s %7u %5.2f %%  ", page.name, page.tier[0].page_bytes, 100 * page.slack);
+        for (int t = 0; t < page.n_tiers; t++) printf(" %u", page.tier[t].cap);
+        puts("");
     }
 }
 

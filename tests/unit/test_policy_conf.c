@@ -285,6 +285,7 @@ static void conflicts_name_both_stages(void **state) {
         {2, "score: random\nbudget: {pages: 2}\ntrigger: {slack: 4}\ntiers: [f16, k8v4]\ntier: {by_rank: {shares: {f16: 0.5, k8v4: 0.5}}}",
          "budget pages|tier by_rank|score random"},
         {1, "trigger: {slack: 4, every: 4}", "slack: 4|every: 4"},
+        {1, "layers: all", "all|without a sliding window|global"},
         {3, "score: recency\nbudget: 0.5\nquota: {fixed: {tokens: 5}}", "quota fixed|budget"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_policy_refused(cases[i].yaml, cases[i].line, cases[i].words);
