@@ -158,13 +158,13 @@ static MUST err add_stats(engine *e, snapshot *s, const signal_request *req, int
 
 static int tail_of(int n) { return n < SNAPSHOT_TAIL_ROWS ? n : SNAPSHOT_TAIL_ROWS; }
 
-MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out) {
+static MUST err snapshot_with(engine *e, const int32_t *ids, int n, const signal_request *req, int n_req, snapshot **out) {
     const model_params *p = &e->m->p;
     TRY(check_prompt(e, ids, n));
     snapshot *s;
     TRY(snapshot_create((snapshot_shape){p->n_layers, p->n_heads, p->n_kv, p->head_dim, p->n_vocab, e->m->be->math == MATH_FAST}, n, ids, &s));
     prefill a = {.e = e, .ids = ids, .n_tokens = n, .n_tail = tail_of(n), .snap = s, .logits = s->logits};
-    err r = add_stats(e, s, e->declared, e->n_declared, &a.stats);
+    err r = add_stats(e, s, req, n_req, &a.stats);
     if (r == OK) r = run_prefill(&a);
     if (r != OK) {
         snapshot_destroy(s);
@@ -172,6 +172,10 @@ MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out) {
     }
     *out = s;
     return OK;
+}
+
+MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out) {
+    return snapshot_with(e, ids, n, e->declared, e->n_declared, out);
 }
 
 static MUST err add_probe(engine *e, snapshot *s, const signal_request *req) {
@@ -348,8 +352,9 @@ MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits) {
     if (cache_n_tokens(s->c)) return ERR(ERR_USAGE, "the sequence already holds %d tokens: a prompt needs an empty one", cache_n_tokens(s->c));
     TRY(check_prompt(e, ids, n));
     if (needs_whole_prompt(policy_get_needs(s->pol))) {
-        snapshot *snap;
-        TRY(engine_snapshot(e, ids, n, &snap));
+        const policy_needs *need = policy_get_needs(s->pol);
+        snapshot *snap; /* with nothing that only other policies declared: the real flow pays for its own */
+        TRY(snapshot_with(e, ids, n, need->signals, need->n_signals, &snap));
         err r = fill_from(s, snap);
         if (r == OK && logits) memcpy(logits, snap->logits, sizeof(float) * (size_t)e->m->p.n_vocab);
         snapshot_destroy(snap);

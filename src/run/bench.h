@@ -48,4 +48,5 @@ MUST err bench_pool(bench *b);
 MUST err bench_prefill(bench *b);
 MUST err bench_decode(bench *b);
 MUST err bench_batch(bench *b);
+MUST err bench_policies(bench *b); /* only when asked for by name: minutes */
 #endif

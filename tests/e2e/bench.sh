@@ -15,6 +15,10 @@ holds "one thread and two" 'set(x["threads"] for x in r if x["section"] == "atte
 holds "formats and lengths as asked for" 'all(any(x["what"].startswith(f) and "%d items" % n in x["what"] for x in r) for f in ("f16", "k4v2") for n in (64, 200))'
 holds "load average and repeats are noted" 'd["load_before"] >= 0 and d["repeats"] == 2'
 expect "the table names its sections" 0 "pool .*compaction" "$kvlab" bench pool --model tiny.gguf --repeats 1
+"$kvlab" bench policies --model tiny.gguf --json --repeats 2 --depths 200 -t 1 --only knorm_kvpress --only 'h2o*' >bench.json 2>err.txt
+holds "policies: a ratio to full for each preset that was asked for" 'set(x["what"].split(",")[0] for x in r if x["section"] == "policies") == {"h2o", "h2o_kvpress", "h2o_prefill", "knorm_kvpress"}'
+holds "and each with its interval" 'all(x["rate_unit"].startswith("% more than full [") and 0 < x["min"] <= x["median"] for x in r if x["section"] == "policies")'
+expect "no preset of that name" 2 "matches no policy preset" "$kvlab" bench policies --model tiny.gguf --only nothing
 expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
 expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k
 expect "lengths beyond the context" 2 "context of" "$kvlab" bench prefill --model tiny.gguf --depths 99999999

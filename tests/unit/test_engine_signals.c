@@ -222,11 +222,42 @@ static void expected_attention_agrees_with_f64(void **state) {
     close_world(&w);
 }
 
+static size_t snapshot_peak(engine *e, const char *yaml) {
+    policy *p = policy_from_text(engine_policy_shape(e), yaml);
+    int32_t ids[N];
+    cache_space *space;
+    seq *s;
+    random_ids(ids, N, engine_model(e)->p.n_vocab, seed_get());
+    assert_ok(cache_space_create(e, p, N, 0, &space));
+    assert_ok(seq_create(e, space, p, 1, &s));
+    mem_reset_peaks();
+    assert_ok(seq_prefill(s, ids, N, NULL));
+    size_t peak = mem_peak_bytes(MEM_SNAPSHOT);
+    seq_destroy(s);
+    cache_space_destroy(space);
+    policy_destroy(p);
+    return peak;
+}
+
+/* Timed runs of a policy over the whole sequence keep the prompt too, but not what other policies of the sweep asked for. */
+static void the_real_flow_takes_only_its_own_statistics(void **state) {
+    engine *e = tiny_engine(tiny_model_file("tiny.gguf", tiny_model_default()), MATH_EXACT, 2, "cpu", "auto");
+    const char *whole = "{budget: 0.5, score: {window: {rows: 8}}, quota: global, tiers: [f32]}";
+    size_t alone = snapshot_peak(e, whole);
+    (void)snapshot_peak(e, "{budget: 0.5, score: column, tiers: [f32]}"); /* declared by its sequence */
+    assert_true(alone > 0);
+    assert_int_equal(snapshot_peak(e, whole), alone);
+    size_t with = snapshot_peak(e, "{budget: 0.5, score: column, quota: global, tiers: [f32]}");
+    assert_true(with > alone); /* its own column sums */
+    engine_close(e);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(key_and_value_signals_agree_with_f64),
         cmocka_unit_test(column_sums_agree_with_f64),
         cmocka_unit_test(expected_attention_agrees_with_f64),
+        cmocka_unit_test(the_real_flow_takes_only_its_own_statistics),
     };
     seed_begin(argc, argv);
     return seed_end(cmocka_run_group_tests_name("engine_signals", tests, NULL, NULL));

@@ -1,0 +1,134 @@
+/* What compression costs a prompt: time of a prefill under each preset over that of `full`, both real flows of the same tokens. Rounds are
+ * interleaved: each times `full` before and after every few presets and divides by the mean of the two around them. */
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+#include "run/bench.h"
+#include "run/preset.h"
+#include "stats/stats.h"
+
+enum { NEIGHBOURS = 3 }; /* presets between two runs of `full` */
+
+typedef struct candidate {
+    const char *name;
+    policy *p;
+    double *ratio; /* [repeats] */
+} candidate;
+
+typedef struct costs {
+    const bench *b;
+    candidate *c; /* [n] */
+    int n, n_tokens;
+    int32_t *ids;
+    policy *full;
+} costs;
+
+/* Presets that a glob of --only matches; without one all that drop something. */
+static bool wanted(const bench *b, const char *name, const node *conf) {
+    const text_list *only = &b->o->only;
+    for (int i = 0; i < only->n; i++)
+        if (fnmatch(only->at[i], name, 0) == 0) return true;
+    return only->n == 0 && (node_path(conf, "budget") || node_path(conf, "select") || node_path(conf, "decide"));
+}
+
+static err open_preset(const bench *b, const char *name, policy **out) {
+    node *given, *conf;
+    char *text = mem_sprintf("{preset: %s}", name);
+    err e = node_parse_text(text, strlen(text), "bench", &given);
+    mem_free(text);
+    TRY(e);
+    e = preset_resolve_policy(given, &conf);
+    node_free(given);
+    TRY(e);
+    *out = NULL;
+    if (wanted(b, name, conf)) e = policy_create(conf, engine_policy_shape(b->s.e), out);
+    node_free(conf);
+    return e;
+}
+
+static err prefill_seconds(const costs *k, policy *p, double *out) {
+    cache_space *space;
+    seq *s = NULL;
+    TRY(cache_space_create(k->b->s.e, p, k->n_tokens, 0, &space));
+    err e = seq_create(k->b->s.e, space, p, k->b->s.g.seed, &s);
+    double start = bench_now(k->b->threads);
+    if (e == OK) e = seq_prefill(s, k->ids, k->n_tokens, NULL);
+    *out = bench_now(k->b->threads) - start;
+    seq_destroy(s);
+    cache_space_destroy(space);
+    return e;
+}
+
+static err one_round(const costs *k, int round) {
+    double before, after;
+    TRY(prefill_seconds(k, k->full, &before));
+    for (int at = 0; at < k->n; at += NEIGHBOURS) {
+        int end = at + NEIGHBOURS < k->n ? at + NEIGHBOURS : k->n;
+        for (int i = at; i < end; i++) TRY(prefill_seconds(k, k->c[i].p, &k->c[i].ratio[round]));
+        TRY(prefill_seconds(k, k->full, &after));
+        for (int i = at; i < end; i++) k->c[i].ratio[round] /= (before + after) / 2;
+        before = after;
+    }
+    return OK;
+}
+
+static err measure(const costs *k) {
+    const bench *b = k->b;
+    double warm;
+    TRY(prefill_seconds(k, k->full, &warm));
+    for (int round = 0; round < b->o->repeats; round++) TRY(one_round(k, round));
+    for (int i = 0; i < k->n; i++) {
+        interval v = stats_mean(k->c[i].ratio, b->o->repeats, (stats_conf){2000, 0.95, 1});
+        char *what = mem_sprintf("%s, %d tokens", k->c[i].name, k->n_tokens);
+        char *bounds = mem_sprintf("%% more than full [%.1f, %.1f]", 100 * (v.lo - 1), 100 * (v.hi - 1));
+        bench_add(b, &(bench_row){.section = "policies", .isa = engine_backend(b->s.e)->isa, .what = what, .threads = b->threads,
+                                  .t = bench_of_samples(k->c[i].ratio, b->o->repeats), .per = 1, .scale = 1, .unit = "of full's prefill",
+                                  .rate = 100 * (v.mean - 1), .rate_unit = bounds});
+        mem_free(what);
+        mem_free(bounds);
+    }
+    return OK;
+}
+
+static err open_all(costs *k, char **names, int n_names) {
+    for (int i = 0; i < n_names; i++) {
+        candidate *c = &k->c[k->n];
+        TRY(open_preset(k->b, names[i], &c->p));
+        if (!c->p) continue;
+        c->name = names[i];
+        k->n++;
+        TRY(mem_alloc(MEM_OTHER, sizeof *c->ratio * (size_t)k->b->o->repeats, &c->ratio));
+    }
+    return k->n ? OK : ERR(ERR_USAGE, "--only matches no policy preset; `kvlab ls policies` lists them");
+}
+
+err bench_policies(bench *b) {
+    costs k = {.b = b, .n_tokens = b->depth[b->n_depths - 1]}; /* the longest prompt that was asked for */
+    char **names;
+    int n_names;
+    node *conf = NULL;
+    TRY(preset_list("policies", &names, &n_names));
+    err e = mem_alloc(MEM_OTHER, sizeof *k.c * (size_t)n_names, &k.c);
+    if (e == OK) e = open_all(&k, names, n_names);
+    if (e == OK) e = session_full_conf(&b->s, &conf);
+    if (e == OK) e = policy_create(conf, engine_policy_shape(b->s.e), &k.full);
+    if (e == OK) e = mem_alloc(MEM_OTHER, sizeof *k.ids * (size_t)k.n_tokens, &k.ids);
+    if (e == OK) {
+        rng r = rng_make(1, 0);
+        for (int i = 0; i < k.n_tokens; i++) k.ids[i] = (int32_t)rng_below(&r, (uint32_t)engine_model(b->s.e)->p.n_vocab);
+        e = measure(&k);
+    }
+    for (int i = 0; k.c && i < n_names; i++) {
+        policy_destroy(k.c[i].p);
+        mem_free(k.c[i].ratio);
+    }
+    policy_destroy(k.full);
+    mem_free(k.ids);
+    mem_free(k.c);
+    node_free(conf);
+    preset_list_free(names, n_names);
+    return e;
+}
