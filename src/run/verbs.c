@@ -42,8 +42,8 @@ static const verb verbs[] = {
     {"calibrate", "[TEXT...]", "numbers of a policy that meet a goal on calibration text, or a head profile",
      "Tries the product of all --vary, then bisects between the best point and its neighbours. Losses are means over R "
      "windows of the\n"
-     "text, against the full cache; bytes are live ones at the end of the prompt, of an f16 cache. The same command "
-     "gives the same numbers.\n"
+     "text, against the full cache; bytes are live ones at the end of the prompt, of an f16 cache. The same command gives\n"
+     "the same numbers.\n"
      "--heads writes a head profile instead: R windows of each TEXT are ranked over all heads by KVzip's score, or by that of --policy.",
      0, 64, cmd_calibrate, OPT_MODEL | OPT_CALIBRATE | OPT_SOURCE | OPT_JSON},
     {"inspect", "MODEL", "print a model's hyper-parameters", NULL, 1, 1, cmd_inspect, OPT_JSON},
