@@ -188,7 +188,7 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
     decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
-                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .sums = s->sums, .from = layers};
+                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .work = s->work, .from = layers};
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers, s->observe, s->observer);

@@ -7,7 +7,7 @@
     X(score_recency) X(score_random) X(score_significance) X(score_mean_rank) X(score_plugin)                                      \
     X(quota_none) X(quota_fixed) X(quota_adaptive) X(quota_pyramid) X(quota_global) X(quota_pages) X(quota_profile)                \
     X(quota_plugin)                                                                                                                 \
-    X(select_all) X(select_top_k) X(select_critical) X(select_threshold) X(select_plugin)                                          \
+    X(select_all) X(select_top_k) X(select_critical) X(select_kvcrush) X(select_threshold) X(select_plugin)                                          \
     X(tier_uniform) X(tier_by_flag) X(tier_by_rank) X(tier_threshold) X(tier_plugin)                                               \
     X(decide_leankv) X(decide_plugin)
 

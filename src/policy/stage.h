@@ -65,7 +65,7 @@ typedef struct decision {
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n] */
     float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens] */
-    float *sums;                 /* scratch [KV heads of a layer][n]; only with policy.joined */
+    uint64_t *work;              /* scratch of one stage [n_tokens][policy.work_words]; prefill only */
 } decision;
 
 typedef struct stage {
@@ -128,6 +128,7 @@ struct policy {
     int page_items[KV_MAX_TIERS];
     char tier_names[KV_MAX_TIERS][16];
     char *text;                /* policy_describe */
+    int work_words;            /* the most that a stage asked for in `parse` */
     stage_use *joined;         /* score mean_rank: its scores */
     struct head_profile *profile; /* quota profile */
 };

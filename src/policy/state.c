@@ -6,7 +6,7 @@ err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens) {
     TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->score, &s->score, &s->score_cap));
     TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->flags, &s->flags, &s->flags_cap));
     TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->keys, &s->keys, &s->keys_cap));
-    if (s->p->joined) TRY(mem_reserve(MEM_POLICY, (size_t)s->p->shape.n_kv * (size_t)n_tokens * sizeof *s->sums, &s->sums, &s->sums_cap));
+    TRY(mem_reserve(MEM_POLICY, (size_t)s->p->work_words * (size_t)n_tokens * sizeof *s->work, &s->work, &s->work_cap));
     return mem_reserve(MEM_POLICY, 2 * (size_t)n_tokens * sizeof *s->tmp, &s->tmp, &s->tmp_cap);
 }
 
@@ -63,7 +63,7 @@ void policy_state_destroy(policy_state *s) {
     if (!s) return;
     mem_free(s->score);
     mem_free(s->tmp);
-    mem_free(s->sums);
+    mem_free(s->work);
     mem_free(s->flags);
     mem_free(s->keys);
     mem_free(s->pos);

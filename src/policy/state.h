@@ -16,12 +16,13 @@ struct policy_state {
     policy_observer observe; /* NULL, or called with `observer` when a prompt is scored; not cloned */
     void *observer;
     /* scratch of one decision */
-    float *score, *tmp, *sums;
+    float *score, *tmp;
+    uint64_t *work;
     uint8_t *flags;
     uint64_t *keys;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
     head_items *heads; /* of a layer; sequence scope: of all */
-    size_t heads_cap, score_cap, tmp_cap, sums_cap, flags_cap, keys_cap, pos_cap; /* bytes */
+    size_t heads_cap, score_cap, tmp_cap, work_cap, flags_cap, keys_cap, pos_cap; /* bytes */
 };
 
 /* Scratch of a decision over n_items items of n_heads heads, none with more than n_tokens. */

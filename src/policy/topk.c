@@ -1,5 +1,6 @@
 #include "policy/topk.h"
 #include <string.h>
+#include <string.h>
 
 enum { KEY_PROTECTED = 0xffffffff, KEY_FORCED = 0xfffffffe }; /* above the key of any score */
 
@@ -54,4 +55,14 @@ uint64_t topk_threshold(uint64_t *keys, int n, int k) {
         n = m;
     }
     return keys[0];
+}
+
+void topk_select(const decision *d, const head_items *h) {
+    if (h->quota >= h->n || h->quota < 1) {
+        memset(h->target, h->quota < 1 ? KV_DROP : 0, (size_t)h->n);
+        return;
+    }
+    for (int i = 0; i < h->n; i++) d->keys[i] = topk_item_key(d->p, h, i);
+    uint64_t threshold = topk_threshold(d->keys, h->n, h->quota);
+    for (int i = 0; i < h->n; i++) h->target[i] = topk_item_key(d->p, h, i) >= threshold ? 0 : KV_DROP;
 }

@@ -22,6 +22,9 @@ uint64_t topk_layer_key(const policy *p, const head_items *h, int i, int n_heads
 
 /* Sorts n keys, lowest first; tmp [n]. */
 void topk_sort(uint64_t *keys, uint64_t *tmp, int n);
+/* The best `quota` items of the head get target 0, the others KV_DROP. */
+void topk_select(const decision *d, const head_items *h);
+
 /* The k-th largest of n keys, 1 <= k <= n, in O(n) time; `keys` is used up. */
 uint64_t topk_threshold(uint64_t *keys, int n, int k);
 #endif

@@ -29,6 +29,7 @@ static err mean_rank_parse(policy *p, const node *at, const node *map, void *con
     if (n < 2 || n > MAX_PARTS) return NODE_ERR(at, "score mean_rank joins two to %d scores: {expected: {}, window: {rows: 64}}", MAX_PARTS);
     TRY(mem_alloc(MEM_POLICY, (size_t)n * sizeof *p->joined, &p->joined));
     for (c->n = 0; c->n < n; c->n++) TRY(parse_part(p, map, node_key(map, c->n), &p->joined[c->n]));
+    if (p->work_words < (p->shape.n_kv + 1) / 2) p->work_words = (p->shape.n_kv + 1) / 2;
     return node_check_read(map);
 }
 
@@ -57,14 +58,15 @@ static void add_ranks(const decision *d, const head_items *h, float *sum) {
 static void mean_rank_score(const void *conf, const decision *d) {
     const mean_rank_conf *c = conf;
     size_t n = (size_t)d->heads[0].n;
-    memset(d->sums, 0, (size_t)d->n_heads * n * sizeof *d->sums);
+    float *sums = (float *)d->work;
+    memset(sums, 0, (size_t)d->n_heads * n * sizeof *sums);
     for (int i = 0; i < c->n; i++) {
         const stage_use *u = &d->p->joined[i];
         u->st->score(u->conf, d);
-        for (int k = 0; k < d->n_heads; k++) add_ranks(d, &d->heads[k], d->sums + (size_t)k * n);
+        for (int k = 0; k < d->n_heads; k++) add_ranks(d, &d->heads[k], sums + (size_t)k * n);
     }
     for (int k = 0; k < d->n_heads; k++)
-        for (size_t i = 0; i < n; i++) d->heads[k].score[i] = 1 - d->sums[(size_t)k * n + i] / ((float)c->n * (float)n);
+        for (size_t i = 0; i < n; i++) d->heads[k].score[i] = 1 - sums[(size_t)k * n + i] / ((float)c->n * (float)n);
 }
 
 const stage score_mean_rank = {

@@ -24,16 +24,7 @@ static void top_k_describe(const policy *p, const void *conf, char *out, size_t 
 }
 
 static void top_k_select(const void *conf, const decision *d) {
-    for (int k = 0; k < d->n_heads; k++) {
-        head_items *h = &d->heads[k];
-        if (h->quota >= h->n || h->quota < 1) {
-            memset(h->target, h->quota < 1 ? KV_DROP : 0, (size_t)h->n);
-            continue;
-        }
-        for (int i = 0; i < h->n; i++) d->keys[i] = topk_item_key(d->p, h, i);
-        uint64_t threshold = topk_threshold(d->keys, h->n, h->quota);
-        for (int i = 0; i < h->n; i++) h->target[i] = topk_item_key(d->p, h, i) >= threshold ? 0 : KV_DROP;
-    }
+    for (int k = 0; k < d->n_heads; k++) topk_select(d, &d->heads[k]);
 }
 
 const stage select_top_k = {
