@@ -294,7 +294,7 @@ static void conflicts_name_both_stages(void **state) {
 static void bad_values_name_what_is_supported(void **state) {
     const struct { int line; const char *yaml, *words; } cases[] = {
         {1, "score: recencey", "recencey|did you mean|recency|window|random"},
-        {1, "select: {median: {}}", "select|kvcrush|all, top_k"},
+        {1, "select: {median: {}}", "select|median|all, top_k"},
         {1, "score: {window: {}, random: {}}", "score|window, random"},
         {1, "score: {window: 3}", "score window|map"},
         {1, "score: [window]", "score"},
