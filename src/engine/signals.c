@@ -1,6 +1,7 @@
 /* Signals of a finished layer, from K, V, the query tail and the statistics of the prompt. Prefill and fork come through here with
  * the same numbers, so both get the same bits. SPMD, without a trailing barrier. */
 #include "engine/engine_impl.h"
+#include "policy/topk.h"
 
 #include <math.h>
 #include <string.h>
@@ -17,6 +18,11 @@ MUST err signals_reserve_op(engine *e) {
     return scratch_need(&e->signal_op, MEM_SCRATCH, e->m->be->signal_scratch_bytes(e->m->p.head_dim, e->threads));
 }
 
+/* Room of one KV head's cosines: the mean, and a block's ranking of up to n_tokens + block items. */
+static size_t cosine_doubles(const engine *e, const signal_request *r, int n_tokens) {
+    return (size_t)e->m->p.head_dim + 2 * ((size_t)n_tokens + (size_t)r->rows) * (r->rows != 0);
+}
+
 MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
     const model_params *mp = &e->m->p;
     size_t d = (size_t)mp->head_dim, h = (size_t)mp->n_heads;
@@ -30,7 +36,7 @@ MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
         }
         if (r->kind == SIGNAL_EXPECTED_MASS) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * (d + d * d)));
         if (r->kind == SIGNAL_VALUE_OUTPUT) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * d * (size_t)mp->n_embd));
-        if (r->kind == SIGNAL_KEY_COSINE) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(double) * (size_t)mp->n_kv * d));
+        if (r->kind == SIGNAL_KEY_COSINE) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(double) * (size_t)mp->n_kv * (cosine_doubles(e, r, n_tokens) + (size_t)n_tokens)));
     }
     return OK;
 }
@@ -48,33 +54,61 @@ static void row_norms(const par *p, const finish *f, const float *x, float *out)
     for (ptrdiff_t i = lo; i < hi; i++) out[i] = (float)norm_of(x + i * mp->head_dim, mp->head_dim);
 }
 
-/* Cosine of each key to the mean of all: k.a / (max(|k|, 1e-8) max(|a|, 1e-8)), as torch's cosine_similarity bounds it. */
-static void key_cosine(const par *p, const finish *f, bool unit, float *out) {
-    engine *e = f->s->e;
-    int d = e->m->p.head_dim, n = f->n_tokens, n_kv = e->m->p.n_kv;
-    double *mean = e->matrix.p;
-    for (int h = p->ith; h < n_kv; h += p->nth) {
-        const float *k = f->k + (size_t)h * (size_t)n * (size_t)d;
-        double *a = mean + (size_t)h * (size_t)d;
-        for (int c = 0; c < d; c++) a[c] = 0;
-        for (int t = 0; t < n; t++, k += d) {
-            double w = unit ? 1 / fmax(norm_of(k, d), 1e-12) : 1;
-            for (int c = 0; c < d; c++) a[c] += w * (double)k[c];
-        }
-        for (int c = 0; c < d; c++) a[c] /= n;
+/* Cosine of the keys at[0 .. n - 1] to the mean of these: k.a / (max(|k|, 1e-8) max(|a|, 1e-8)), as torch's cosine_similarity bounds it. */
+static void cosines_of(const float *keys, int d, const int *at, int n, bool unit, double *a, float *out) {
+    for (int c = 0; c < d; c++) a[c] = 0;
+    for (int i = 0; i < n; i++) {
+        const float *k = keys + (size_t)at[i] * (size_t)d;
+        double w = unit ? 1 / fmax(norm_of(k, d), 1e-12) : 1;
+        for (int c = 0; c < d; c++) a[c] += w * (double)k[c];
     }
-    par_barrier(p);
-    ptrdiff_t lo, hi;
-    par_range(p, (ptrdiff_t)n_kv * n, &lo, &hi);
-    for (ptrdiff_t i = lo; i < hi; i++) {
-        const double *a = mean + (size_t)(i / n) * (size_t)d;
-        const float *k = f->k + (size_t)i * (size_t)d;
-        double dot = 0, norm = 0;
-        for (int c = 0; c < d; c++) {
-            dot += (double)k[c] * a[c];
-            norm += a[c] * a[c];
-        }
-        out[i] = (float)(dot / (fmax(norm_of(k, d), 1e-8) * fmax(sqrt(norm), 1e-8)));
+    double norm = 0;
+    for (int c = 0; c < d; c++) {
+        a[c] /= n;
+        norm += a[c] * a[c];
+    }
+    for (int i = 0; i < n; i++) {
+        const float *k = keys + (size_t)at[i] * (size_t)d;
+        double dot = 0;
+        for (int c = 0; c < d; c++) dot += (double)k[c] * a[c];
+        out[at[i]] = (float)(dot / (fmax(norm_of(k, d), 1e-8) * fmax(sqrt(norm), 1e-8)));
+    }
+}
+
+/* The `kept` least cosines of at[0 .. n - 1] stay, lower positions first; the others get 2. Returns how many stay. */
+static int keep_least(int *at, int n, int kept, uint64_t *keys, float *cosine) {
+    if (n <= kept) return n;
+    for (int i = 0; i < n; i++) keys[i] = topk_key(-cosine[at[i]], ~(uint32_t)at[i]);
+    uint64_t threshold = topk_threshold(keys, n, kept);
+    int m = 0;
+    for (int i = 0; i < n; i++) {
+        if (topk_key(-cosine[at[i]], ~(uint32_t)at[i]) >= threshold) at[m++] = at[i];
+        else cosine[at[i]] = 2;
+    }
+    return m;
+}
+
+static void key_cosine(const par *p, const finish *f, const signal_request *r, float *out) {
+    engine *e = f->s->e;
+    int d = e->m->p.head_dim, n = f->n_tokens, kept = n, block = n;
+    size_t room = cosine_doubles(e, r, n) + (size_t)n;
+    if (r->rows) {
+        kept = policy_prompt_kept(f->s->pol, n);
+        block = r->rows;
+    }
+    for (int h = p->ith; h < e->m->p.n_kv; h += p->nth) {
+        const float *k = f->k + (size_t)h * (size_t)n * (size_t)d;
+        double *mean = (double *)e->matrix.p + (size_t)h * room;
+        int *at = (int *)(mean + d);
+        uint64_t *keys = (uint64_t *)(void *)(mean + d + n);
+        float *cosine = out + (size_t)h * (size_t)n;
+        int have = 0, seen = 0;
+        do { /* the whole prompt is one block that nobody leaves */
+            int upto = seen == 0 ? kept : seen + block;
+            for (; seen < n && seen < upto; seen++) at[have++] = seen;
+            cosines_of(k, d, at, have, r->unit != 0, mean, cosine);
+            have = keep_least(at, have, kept, keys, cosine);
+        } while (seen < n);
     }
 }
 
@@ -208,7 +242,7 @@ void signal_compute(const par *p, const finish *f, int layer, int i, float *out)
     case SIGNAL_EXPECTED_MASS: expected_mass(p, f, r, stat, out); break;
     case SIGNAL_KEY_NORM: row_norms(p, f, f->k, out); break;
     case SIGNAL_VALUE_NORM: row_norms(p, f, f->v, out); break;
-    case SIGNAL_KEY_COSINE: key_cosine(p, f, r->unit != 0, out); break;
+    case SIGNAL_KEY_COSINE: key_cosine(p, f, r, out); break;
     case SIGNAL_VALUE_OUTPUT: value_output(p, f, layer, r, out); break;
     case SIGNAL_ALL_MASS:
     case SIGNAL_PROBE_MASS: { /* the statistic is the signal */

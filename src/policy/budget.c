@@ -180,8 +180,10 @@ int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clampe
     case BUDGET_TOKENS: kept = (int)b->amount; break;
     case BUDGET_RATE: kept = budget_rate_tokens(b->amount, b->floor, b->step, n_ref); break;
     case BUDGET_BYTES: {
-        double full = (double)n_ref * p->shape.head_dim * 4;
-        kept = solve(p, budget_head_bytes, b->amount * full, n_tokens, least, clamped);
+        double limit = b->amount * (double)n_ref * p->shape.head_dim * 4;
+        int n_layers = p->shape.n_layers, rest = n_layers - p->skip_layers;
+        if (p->skip_layers && rest) limit = (limit * n_layers - p->skip_layers * budget_head_bytes(p, n_tokens, n_tokens)) / rest;
+        kept = rest ? solve(p, budget_head_bytes, limit, n_tokens, least, clamped) : n_tokens;
         break;
     }
     case BUDGET_PAGES:

@@ -101,6 +101,17 @@ static err check_trigger(const policy *p, const policy_parts *at) {
     return OK;
 }
 
+static err check_prompt_shape(const policy *p, const policy_parts *at) {
+    const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st, *sel = policy_dropper(p);
+    if (p->skip_layers && p->decode_drops)
+        return NODE_ERR(place(at, at->stage[STAGE_QUOTA]), "quota fixed: skip: %d keeps all of the first layers, but score %s drops in decode: leave one "
+                        "of them out", p->skip_layers, score ? score->name : sel->name);
+    if (p->in_blocks && (!quota->even || sel != stage_find(STAGE_SELECT, "top_k")))
+        return NODE_ERR(at->stage[STAGE_SCORE], "score %s: block drops with the budget of an equal head, but %s %s chooses otherwise: use quota fixed and "
+                        "select top_k", score->name, quota->even ? stage_kind_name(sel->kind) : "quota", quota->even ? sel->name : quota->name);
+    return OK;
+}
+
 static err check_positions(const policy *p, const policy_parts *at) {
     const stage *score = p->use[STAGE_SCORE].st, *quota = p->use[STAGE_QUOTA].st;
     if (!p->slot_positions) return OK;
@@ -182,5 +193,6 @@ err policy_check_parts(policy *p, const policy_parts *at) {
     TRY(check_prompt_only(p, at));
     TRY(check_protect(p, at));
     TRY(check_trigger(p, at));
+    TRY(check_prompt_shape(p, at));
     return check_positions(p, at);
 }

@@ -274,6 +274,11 @@ bool policy_is_full(const policy *p) {
     return !policy_drops(p) && tier->st->tiers_used(tier->conf) == 1u;
 }
 
+int policy_prompt_kept(const policy *p, int n) {
+    bool clamped;
+    return budget_kept(p, n, n, &clamped);
+}
+
 err policy_bind(policy *p, const page_layout *layouts) {
     for (int t = 0; t < p->needs.n_tiers; t++) {
         const page_layout *l = &layouts[t];

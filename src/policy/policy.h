@@ -32,7 +32,7 @@ typedef enum signal_kind {
                              divided by the norm of its input (KVzip+); `first`: the opening of the chat template is told apart
                              where it is there (0), never (1), always (2) */
     SIGNAL_KEY_NORM,      /* KV: L2 norm of the key as cached */
-    SIGNAL_KEY_COSINE,    /* KV: cosine to the mean of all keys, unit ones (`unit` 1) or raw (KeyDiff) */
+    SIGNAL_KEY_COSINE,    /* KV: cosine to the mean of all keys, unit ones (`unit` 1) or raw (KeyDiff); in blocks of `rows`: 2 for what went */
     SIGNAL_VALUE_NORM,    /* KV: L2 norm of the value */
     SIGNAL_VALUE_OUTPUT,  /* norm (L1, or L2 with `power` 2) of the head's share of the output projection of the value */
 } signal_kind;
@@ -78,6 +78,9 @@ const char *policy_describe(const policy *p); /* one line: "score window . quota
 bool policy_is_full(const policy *p);         /* keeps everything in tier 0, whatever its format */
 /* Layouts chosen by the engine for the tiers (byte budgets need item sizes); before the first decision, once. */
 MUST err policy_bind(policy *p, const page_layout *layouts);
+
+/* Items per head that the budget allows of a prompt of n tokens. */
+int policy_prompt_kept(const policy *p, int n);
 
 /* One per sequence. */
 MUST err policy_state_create(const policy *p, uint64_t seed, policy_state **out);

@@ -118,6 +118,8 @@ struct policy {
     trigger trigger;
     protect protect;
     bool slot_positions;
+    int skip_layers;           /* the first so many keep everything (quota fixed) */
+    bool in_blocks;            /* the score was computed for budget_kept items a head, in blocks */
     bool scales;               /* its thresholds can be multiplied by one factor */
     bool ties_high;            /* among equal scores the higher position stays */
     bool decode_drops;         /* decode decisions score and may drop items */

@@ -138,9 +138,10 @@ static void check_budget(const world *w, const timeline *t, int n_all, int n_whe
     bool clamped = false;
     int n_prompt = t->n_prompt, kept = budget_kept(w->p, n_prompt, n_when_decided, &clamped), newer = t->n - n_when_decided;
     if (!w->p->budget.unit || overspends(w)) return;
-    if (n_all > w->n_heads * (kept + newer))
+    int skipped = w->p->skip_layers * w->n_kv; /* heads that keep everything */
+    if (n_all > (w->n_heads - skipped) * (kept + newer) + skipped * t->n)
         die("%d items in %d heads of %d tokens, %d of them after the decision; the budget is %d a head", n_all, w->n_heads, t->n, newer, kept);
-    if (w->p->budget.unit == BUDGET_PAGES && newer == 0 && !clamped && w->p->use[STAGE_QUOTA].st == stage_find(STAGE_QUOTA, "fixed"))
+    if (w->p->budget.unit == BUDGET_PAGES && newer == 0 && !clamped && !skipped && w->p->use[STAGE_QUOTA].st == stage_find(STAGE_QUOTA, "fixed"))
         for (int c = 0; c < w->n_heads; c++) {
             int pages = 0;
             for (int l = 0; l < w->need->n_tiers; l++)

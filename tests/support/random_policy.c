@@ -50,7 +50,7 @@ static void add_score(rng *r, char *out) {
             1 + below(r, 40), yes_no(r), yes_no(r), below(r, 2) * 0.01, group(r));
         break;
     case 6: add(out, ", score: {probe: {chunk: %d, sinks: %d}}", 16 + below(r, 90), below(r, 6)); break;
-    case 7: add(out, ", score: %s", ONE_OF(r, "key_norm", "key_diff", "{key_diff: {anchor: raw}}")); break;
+    case 7: add(out, ", score: %s", ONE_OF(r, "key_norm", "key_diff", "{key_diff: {anchor: raw}}", "{key_diff: {block: 20}}")); break;
     case 8: add(out, ", score: random"); break;
     default: add(out, ", score: recency"); break;
     }
@@ -62,7 +62,7 @@ static void add_quota(rng *r, char *out) {
         add(out, ", quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d}}", below(r, 3) * 8, ONE_OF(r, "max", "sum", "mean"),
             ONE_OF(r, "sequence", "layer", "head"), ONE_OF(r, "auto", "auto", "pages", "items", "excess"), below(r, 3));
         break;
-    case 0: add(out, ", quota: %s", ONE_OF(r, "fixed", "fixed", "none")); break;
+    case 0: add(out, ", quota: %s", ONE_OF(r, "fixed", "{fixed: {skip: 1}}", "none")); break;
     case 1:
         add(out, ", quota: {adaptive: {mode: %s, alpha: %g, normalize: %s, skip: %d}}", ONE_OF(r, "blend", "floor"), below(r, 11) / 10.0, yes_no(r),
             chance(r, 70) ? 0 : below(r, 3));
@@ -138,7 +138,7 @@ void random_policy(rng *r, char out[RANDOM_POLICY_BYTES]) {
 
 int random_policy_sides(const char *message) {
     static const char *const names[] = {
-        "budget", "score", "quota", "select", "tier ", "tiers", "trigger", "prefill", "slack", "every", "protect", "sink", "recent", "positions",
+        "budget", "score", "quota", "select", "tier ", "tiers", "trigger", "prefill", "skip", "block", "slack", "every", "protect", "sink", "recent", "positions",
         "live", "force_window", "reduce", "lag", "count: evicted", "rounding", "mode:", "decode", "f16", "k8v", "k4v", "k4cv4g32"};
     int n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) n += strstr(message, names[i]) != NULL;

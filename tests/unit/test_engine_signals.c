@@ -154,6 +154,54 @@ static void columns_agree(const char *yaml, int rows, int lag, bool largest) {
     close_world(&w);
 }
 
+/* Who stays when the keys at[0 .. n - 1] of a head are reduced to `kept`: those least like their mean. */
+static int reduce_keys(const float *k, int d, int *at, int n, int kept, bool unit) {
+    double mean[256] = {0}, cosine[N];
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < d; c++) mean[c] += (double)k[at[i] * d + c] / (unit ? sqrt(dot(k + at[i] * d, k + at[i] * d, d)) : 1);
+    for (int i = 0; i < n; i++) {
+        double ka = 0;
+        for (int c = 0; c < d; c++) ka += mean[c] * (double)k[at[i] * d + c];
+        cosine[i] = ka / sqrt(dot(k + at[i] * d, k + at[i] * d, d));
+    }
+    for (; n > kept; n--) { /* the one most like it goes, the later one among equals */
+        int worst = 0;
+        for (int i = 1; i < n; i++)
+            if (cosine[i] >= cosine[worst]) worst = i;
+        for (int i = worst; i + 1 < n; i++) at[i] = at[i + 1], cosine[i] = cosine[i + 1];
+    }
+    return n;
+}
+
+static void keys_unlike_the_others_stay_block_by_block(void **state) {
+    const struct { const char *yaml; int kept, block; bool unit; } cases[] = {
+        {"{budget: {tokens: 11}, score: {key_diff: {block: 7}}}", 11, 7, true},
+        {"{budget: {tokens: 5}, score: {key_diff: {block: 30, anchor: raw}}}", 5, 30, false},
+        {"{budget: {tokens: 40}, score: {key_diff: {block: 1}}}", 40, 1, true},
+        {"{budget: {tokens: 57}, score: {key_diff: {block: 9}}}", N, 9, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        world w = open_world(cases[i].yaml);
+        const model_params *mp = &w.e->m->p;
+        for (int layer = 0; layer < mp->n_layers; layer++) {
+            compute(&w, layer, 0);
+            for (int h = 0; h < mp->n_kv; h++) {
+                int at[N], have = 0;
+                for (int seen = 0; seen < N;) {
+                    for (int upto = seen == 0 ? cases[i].kept : seen + cases[i].block; seen < upto && seen < N; seen++) at[have++] = seen;
+                    have = reduce_keys((const float *)w.e->kh.p + h * N * mp->head_dim, mp->head_dim, at, have, cases[i].kept, cases[i].unit);
+                }
+                for (int t = 0, next = 0; t < N; t++) {
+                    bool stays = next < have && at[next] == t;
+                    next += stays;
+                    if (stays != (w.out[h * N + t] <= 1.001f)) fail_msg("%s: layer %d, head %d, position %d", cases[i].yaml, layer, h, t);
+                }
+            }
+        }
+        close_world(&w);
+    }
+}
+
 static void column_sums_agree_with_f64(void **state) {
     columns_agree("{budget: 0.5, score: {column: {lag: 3}}}", N, 3, false);
     columns_agree("{score: {significance: {rows: 0, own: false, order: sum_of_max}}, select: threshold}", N, 1, true);
@@ -255,6 +303,7 @@ static void the_real_flow_takes_only_its_own_statistics(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(key_and_value_signals_agree_with_f64),
+        cmocka_unit_test(keys_unlike_the_others_stay_block_by_block),
         cmocka_unit_test(column_sums_agree_with_f64),
         cmocka_unit_test(expected_attention_agrees_with_f64),
         cmocka_unit_test(the_real_flow_takes_only_its_own_statistics),

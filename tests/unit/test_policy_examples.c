@@ -35,6 +35,21 @@ static void decide(policy_shape shape, const char *yaml, int n, const float *con
     policy_destroy(p);
 }
 
+static void skipped_layers_keep_everything(void **state) {
+    const policy_shape shape = {.n_layers = 3, .n_heads = 1, .n_kv = 1, .head_dim = 64, .context = 64};
+    const float norm[] = {5, 1, 4, 2, 3, 6};
+    const float *const signal[3][2] = {{norm, NULL}, {norm, NULL}, {norm, NULL}};
+    uint64_t kept[3];
+    decide(shape, "{budget: 0.5, score: key_norm, quota: {fixed: {skip: 2}}}", 6, signal, kept);
+    assert_true(kept[0] == set("0 1 2 3 4 5"));
+    assert_true(kept[1] == kept[0]);
+    assert_true(kept[2] == set("1 3 4"));
+    decide(shape, "{score: key_norm, quota: {fixed: {skip: 1, tokens: 2}}}", 6, signal, kept);
+    assert_true(kept[1] == set("1 3") && kept[0] == set("0 1 2 3 4 5"));
+    decide(shape, "{budget: 0.5, score: key_norm, quota: {fixed: {skip: 7}}}", 6, signal, kept);
+    assert_true(kept[2] == set("0 1 2 3 4 5"));
+}
+
 static void criticalkv_weighs_scores_with_the_output_norm(void **state) {
     const policy_shape shape = {.n_layers = 1, .n_heads = 2, .n_kv = 1, .head_dim = 64, .context = 64};
     const float score[] = {.40f, .05f, .25f, .10f, .15f, .05f, .40f, .05f, .25f, .10f, .15f, .05f};
@@ -141,6 +156,7 @@ static void pyramidkv_has_the_schedule_of_kvcache_factory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(skipped_layers_keep_everything),
         cmocka_unit_test(criticalkv_weighs_scores_with_the_output_norm),
         cmocka_unit_test(criticalkv_fills_the_budgets_of_adakv),
         cmocka_unit_test(kvzip_takes_the_largest_attention_of_the_group),
