@@ -59,7 +59,7 @@ void attn_change_reference(const par *p, const attn_change *a) {
                 double diff = (double)a->v[at + (size_t)c] - (double)a->o[row + (size_t)c];
                 dist += diff * diff;
             }
-            double odds = x / (1 - x + (double)a->epsilon);
+            double odds = a->stays ? x : x / (1 - x + (double)a->epsilon);
             total += odds * odds * dist;
         }
         a->out[(size_t)h * (size_t)a->n_tokens + (size_t)t] = (float)total;

@@ -143,6 +143,7 @@ typedef struct attn_change {
     size_t ld_lse;
     int n_rows, n_tokens, n_heads, n_kv, head_dim;
     float scale, epsilon;
+    bool stays;         /* weight p^2 instead: what an error of the item, of the size of its distance from o, would change */
     void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
 } attn_change;
 

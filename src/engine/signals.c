@@ -3,8 +3,11 @@
 #include "engine/engine_impl.h"
 #include "policy/topk.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
+
+#include "format/rotate.h"
 
 MUST err signal_supported(const engine *e, const signal_request *r) {
     const backend *be = e->m->be;
@@ -221,14 +224,57 @@ static void window_mass(const par *p, const finish *f, const signal_request *r, 
     e->m->be->attn_mass(p, &a);
 }
 
-static void window_change(const par *p, const finish *f, int rows, float *out) {
+static void window_change(const par *p, const finish *f, int rows, bool stays, float *out) {
     engine *e = f->s->e;
     const model_params *mp = &e->m->p;
     size_t at = (size_t)(f->n_tail - rows), row = (size_t)mp->n_heads * (size_t)mp->head_dim;
     attn_change a = {.q = f->q_tail + at * row, .o = f->o_tail + at * row, .lse = f->lse_tail + at, .k = f->k, .v = f->v, .out = out,
                      .ld_lse = f->ld_lse, .n_rows = rows, .n_tokens = f->n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
-                     .head_dim = mp->head_dim, .scale = mp->attn_scale, .epsilon = 1e-6f, .scratch = e->signal_op.p};
+                     .head_dim = mp->head_dim, .scale = mp->attn_scale, .epsilon = 1e-6f, .stays = stays, .scratch = e->signal_op.p};
     e->m->be->attn_change(p, &a);
+}
+
+static void query_norm(const par *p, const finish *f, int rows, float *out) {
+    const model_params *mp = &f->s->e->m->p;
+    size_t n = (size_t)f->n_tokens, d = (size_t)mp->head_dim;
+    for (int h = p->ith; h < mp->n_heads; h += p->nth)
+        for (int r = 0; r < f->n_tokens; r++) {
+            const float *q = f->q_tail + ((size_t)(f->n_tail - rows + r) * (size_t)mp->n_heads + (size_t)h) * d;
+            double x = r < rows ? norm_of(q, mp->head_dim) : 0;
+            out[(size_t)h * n + (size_t)r] = (float)(x * x);
+        }
+}
+
+/* Squared error of K or V of each item in a tier's format: through a page of KV_TOKEN_GROUP items on the stack, as the cache stores it
+ * (a rotated side in the rotated frame: the same error). */
+static void stored_error(const par *p, const finish *f, int tier, bool of_key, float *out) {
+    const engine *e = f->s->e;
+    const model_params *mp = &e->m->p;
+    kv_format fmt = policy_get_needs(f->s->pol)->tiers[tier];
+    int d = mp->head_dim;
+    _Alignas(64) unsigned char page[KV_TOKEN_GROUP * (8 * KV_MAX_HEAD_DIM + 8 * KV_MAX_GROUPS + 64)];
+    page_layout l;
+    err made = page_layout_make(fmt, d, 0, false, sizeof page, &l);
+    assert(made == OK && l.cap >= KV_TOKEN_GROUP);
+    (void)made;
+    bool rotated = fmt.rotate & (of_key ? ROTATE_K : ROTATE_V);
+    ptrdiff_t lo, hi, n_blocks = (f->n_tokens + KV_TOKEN_GROUP - 1) / KV_TOKEN_GROUP;
+    par_range(p, n_blocks * mp->n_kv, &lo, &hi);
+    for (ptrdiff_t b = lo; b < hi; b++) {
+        ptrdiff_t h = b / n_blocks, t0 = b % n_blocks * KV_TOKEN_GROUP, at = h * f->n_tokens + t0;
+        int n = f->n_tokens - t0 < KV_TOKEN_GROUP ? (int)(f->n_tokens - t0) : KV_TOKEN_GROUP;
+        memset(page, 0, sizeof page);
+        e->m->be->page_put(&l, page, 0, n, f->k + at * d, (size_t)d, f->v + at * d, (size_t)d, NULL);
+        for (int i = 0; i < n; i++) {
+            float x[KV_MAX_HEAD_DIM], y[KV_MAX_HEAD_DIM];
+            memcpy(x, (of_key ? f->k : f->v) + (at + i) * d, (size_t)d * sizeof *x);
+            if (rotated) hadamard_rotate(x, d);
+            page_get(&l, page, i, of_key ? y : NULL, of_key ? NULL : y);
+            double sum = 0;
+            for (int c = 0; c < d; c++) sum += ((double)x[c] - (double)y[c]) * ((double)x[c] - (double)y[c]);
+            out[at + i] = (float)sum;
+        }
+    }
 }
 
 void signal_compute(const par *p, const finish *f, int layer, int i, float *out) {
@@ -238,7 +284,11 @@ void signal_compute(const par *p, const finish *f, int layer, int i, float *out)
     const float *stat = f->stat[i] ? f->stat[i] + (size_t)layer * f->stat_stride[i] : NULL;
     switch ((signal_kind)r->kind) {
     case SIGNAL_WINDOW_MASS: window_mass(p, f, r, rows, out); break;
-    case SIGNAL_WINDOW_CHANGE: window_change(p, f, rows, out); break;
+    case SIGNAL_WINDOW_CHANGE: window_change(p, f, rows, false, out); break;
+    case SIGNAL_WINDOW_SPREAD: window_change(p, f, rows, true, out); break;
+    case SIGNAL_QUERY_NORM: query_norm(p, f, rows, out); break;
+    case SIGNAL_KEY_ERROR: stored_error(p, f, r->tier, true, out); break;
+    case SIGNAL_VALUE_ERROR: stored_error(p, f, r->tier, false, out); break;
     case SIGNAL_EXPECTED_MASS: expected_mass(p, f, r, stat, out); break;
     case SIGNAL_KEY_NORM: row_norms(p, f, f->k, out); break;
     case SIGNAL_VALUE_NORM: row_norms(p, f, f->v, out); break;

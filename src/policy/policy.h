@@ -27,6 +27,10 @@ typedef enum signal_kind {
     SIGNAL_WINDOW_MASS,   /* attention received from the last `rows` queries, rows summed or maxed */
     SIGNAL_ALL_MASS,      /* the same from all queries of the prompt that are at least `lag` later */
     SIGNAL_WINDOW_CHANGE, /* squared output change over the last `rows` queries if the item went (DropKV) */
+    SIGNAL_WINDOW_SPREAD, /* sum over the last `rows` queries of p^2 |v - o|^2 */
+    SIGNAL_QUERY_NORM,    /* entry r: squared norm of query r of the last `rows` (the others 0) */
+    SIGNAL_KEY_ERROR,     /* KV: squared error of the key stored in tier `tier` */
+    SIGNAL_VALUE_ERROR,   /* KV: squared error of the value stored in tier `tier` */
     SIGNAL_EXPECTED_MASS, /* attention predicted for `future` positions from the queries from position `first` on; 0 before `first` */
     SIGNAL_PROBE_MASS,    /* largest attention received while the prompt is repeated in chunks of `rows` tokens (KVzip); `unit` 1: each row
                              divided by the norm of its input (KVzip+); `first`: the opening of the chat template is told apart
@@ -45,12 +49,14 @@ typedef struct signal_request {
     int first, future, covariance; /* expected mass; probe: first */
     int unit;       /* key cosine, probe */
     int group_max;  /* all rows, and windows: of each row the largest of the KV head's query heads counts; KV */
+    int tier;       /* errors */
 } signal_request;
 /* Shaped [n_kv][n] instead of [n_heads][n]? */
 static inline bool signal_per_kv(const signal_request *r) {
-    return r->kind == SIGNAL_KEY_NORM || r->kind == SIGNAL_KEY_COSINE || r->kind == SIGNAL_VALUE_NORM || r->group_max;
+    return r->kind == SIGNAL_KEY_NORM || r->kind == SIGNAL_KEY_COSINE || r->kind == SIGNAL_VALUE_NORM || r->kind == SIGNAL_KEY_ERROR ||
+           r->kind == SIGNAL_VALUE_ERROR || r->group_max;
 }
-enum { POLICY_MAX_SIGNALS = 8 };
+enum { POLICY_MAX_SIGNALS = 12 };
 
 typedef struct policy_needs {
     policy_scope scope;

@@ -9,7 +9,7 @@
     X(quota_plugin)                                                                                                                 \
     X(select_all) X(select_top_k) X(select_critical) X(select_kvcrush) X(select_threshold) X(select_plugin)                                          \
     X(tier_uniform) X(tier_by_flag) X(tier_by_rank) X(tier_threshold) X(tier_plugin)                                               \
-    X(decide_leankv) X(decide_plugin)
+    X(decide_leankv) X(decide_water_filling) X(decide_plugin)
 
 #define DECLARE(name) extern const stage name;
 ALL_STAGES(DECLARE)

@@ -63,7 +63,7 @@ typedef struct decision {
     const policy_layer *from;    /* the layers with their signals; NULL in decode */
     head_items *heads;           /* [n_heads], layer-major where there are several layers */
     int n_heads;
-    uint64_t *keys;              /* scratch [sum of n] */
+    uint64_t *keys;              /* scratch [sum of n + STAGE_HEAD_KEYS per head] */
     float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens] */
     uint64_t *work;              /* scratch of one stage [n_tokens][policy.work_words]; prefill only */
 } decision;
@@ -100,7 +100,7 @@ typedef struct stage {
     unsigned (*tiers_used)(const void *conf); /* tier, decide: bit mask */
 } stage;
 
-enum { STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8, POLICY_MAX_KV_HEADS = 256 };
+enum { STAGE_HEAD_KEYS = 16, STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8, POLICY_MAX_KV_HEADS = 256 };
 typedef struct stage_use {
     const stage *st;
     _Alignas(16) unsigned char conf[STAGE_CONF_BYTES];

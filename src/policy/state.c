@@ -5,7 +5,7 @@ err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens) {
     TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *s->heads, &s->heads, &s->heads_cap));
     TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->score, &s->score, &s->score_cap));
     TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->flags, &s->flags, &s->flags_cap));
-    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->keys, &s->keys, &s->keys_cap));
+    TRY(mem_reserve(MEM_POLICY, (n_items + STAGE_HEAD_KEYS * (size_t)n_heads) * sizeof *s->keys, &s->keys, &s->keys_cap));
     TRY(mem_reserve(MEM_POLICY, (size_t)s->p->work_words * (size_t)n_tokens * sizeof *s->work, &s->work, &s->work_cap));
     return mem_reserve(MEM_POLICY, 2 * (size_t)n_tokens * sizeof *s->tmp, &s->tmp, &s->tmp_cap);
 }

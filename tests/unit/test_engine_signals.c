@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "engine/engine_impl.h"
+#include "format/rotate.h"
 #include "tests/support/engines.h"
 #include "tests/support/policies.h"
 #include "tests/support/seed.h"
@@ -209,6 +210,53 @@ static void column_sums_agree_with_f64(void **state) {
     columns_agree("{score: {significance: {rows: 20}}, select: threshold}", 20, 0, false);
 }
 
+/* What water-filling asks for: |q|^2 of the last rows, sum of p^2 |v - o|^2, and the squared errors of K and V in each tier. */
+static void distortion_signals_agree_with_f64(void **state) {
+    enum { ROWS = 20 };
+    world w = open_world("{budget: {bytes: 0.3}, decide: {water_filling: {rows: 20}}, tiers: [k8v4r, k4v2]}");
+    const model_params *mp = &w.e->m->p;
+    const policy_needs *need = policy_get_needs(w.p);
+    int d = mp->head_dim, group = mp->n_heads / mp->n_kv, n_checked = 0;
+    for (int i = 0; i < need->n_signals; i++) {
+        const signal_request *r = &need->signals[i];
+        compute(&w, 1, i);
+        const float *k = w.e->kh.p, *v = w.e->vh.p;
+        for (int h = 0; h < mp->n_heads && (r->kind == SIGNAL_QUERY_NORM || r->kind == SIGNAL_WINDOW_SPREAD); h++) {
+            double spread[N] = {0};
+            n_checked++;
+            for (int row = N - ROWS; row < N; row++) {
+                const float *q = w.f.q_tail + (row * mp->n_heads + h) * d, *o = w.f.o_tail + (row * mp->n_heads + h) * d;
+                double p[N], sum = 0;
+                if (r->kind == SIGNAL_QUERY_NORM)
+                    assert_near("query norm", 1, row, w.out[h * N + row - (N - ROWS)], dot(q, q, d), 1e-5 * dot(q, q, d));
+                for (int t = 0; t <= row; t++) sum += p[t] = exp((double)mp->attn_scale * dot(q, k + (h / group * N + t) * d, d));
+                for (int t = 0; t <= row; t++) {
+                    const float *x = v + (h / group * N + t) * d;
+                    spread[t] += p[t] / sum * p[t] / sum * (dot(x, x, d) - 2 * dot(x, o, d) + dot(o, o, d));
+                }
+            }
+            for (int t = 0; t < N && r->kind == SIGNAL_WINDOW_SPREAD; t++) assert_near("spread", 1, h * N + t, w.out[h * N + t], spread[t], 2e-4 * spread[t] + 1e-9);
+        }
+        if (r->kind != SIGNAL_KEY_ERROR && r->kind != SIGNAL_VALUE_ERROR) continue;
+        bool of_key = r->kind == SIGNAL_KEY_ERROR;
+        page_layout l;
+        assert_ok(page_layout_make(need->tiers[r->tier], d, 0, false, 4096, &l));
+        n_checked++;
+        for (int t = 0; t < mp->n_kv * N; t++) {
+            unsigned char page[4096] = {0};
+            float x[256], y[256];
+            page_put(&l, page, 0, 1, k + t * d, (size_t)d, v + t * d, (size_t)d, NULL);
+            page_get(&l, page, 0, of_key ? y : NULL, of_key ? NULL : y);
+            memcpy(x, (of_key ? k : v) + t * d, sizeof(float) * (size_t)d);
+            if (l.fmt.rotate) hadamard_rotate(x, d);
+            for (int c = 0; c < d; c++) x[c] -= y[c];
+            assert_near(of_key ? "key error" : "value error", 1, t, w.out[t], dot(x, x, d), 1e-5 * dot(x, x, d) + 1e-12);
+        }
+    }
+    assert_int_equal(n_checked, 2 * mp->n_heads + 4);
+    close_world(&w);
+}
+
 /* Queries before RoPE are got back by turning the kept ones by their negative angle. */
 static void expected_attention_agrees_with_f64(void **state) {
     enum { FIRST = 4, FUTURE = 40 };
@@ -305,6 +353,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(key_and_value_signals_agree_with_f64),
         cmocka_unit_test(keys_unlike_the_others_stay_block_by_block),
         cmocka_unit_test(column_sums_agree_with_f64),
+        cmocka_unit_test(distortion_signals_agree_with_f64),
         cmocka_unit_test(expected_attention_agrees_with_f64),
         cmocka_unit_test(the_real_flow_takes_only_its_own_statistics),
     };

@@ -1,0 +1,76 @@
+#include "policy/decide/fill.h"
+#include <stddef.h>
+
+void fill_make_hull(double e_drop, const double *e, const int *bytes, int n_tiers, fill_hull *out) {
+    double error[FILL_MAX_TIERS + 1] = {e_drop};
+    int at[FILL_MAX_TIERS + 1] = {0}, tier[FILL_MAX_TIERS + 1] = {-1}, n = 1; /* vertices */
+    for (int t = 0; t < n_tiers; t++) {
+        while (n > 1 && (error[n - 2] - error[n - 1]) * (bytes[t] - at[n - 1]) <= (error[n - 1] - e[t]) * (at[n - 1] - at[n - 2])) n--;
+        error[n] = e[t], at[n] = bytes[t], tier[n] = t;
+        n++;
+    }
+    out->n = 0;
+    for (int i = 1; i < n; i++) {
+        double slope = (error[i - 1] - error[i]) / (at[i] - at[i - 1]);
+        if (!(slope > 0)) break;
+        out->slope[out->n] = slope;
+        out->bytes[out->n] = at[i] - at[i - 1];
+        out->tier[out->n++] = tier[i];
+    }
+}
+
+static double weight_of(const fill_head *h, int i) {
+    double w = (double)h->weight[i];
+    return h->squared ? w * w : w;
+}
+
+static int64_t take_above(const fill_head *heads, int n_heads, int n, double lambda) {
+    int64_t bytes = 0;
+    for (int k = 0; k < n_heads; k++) {
+        const fill_head *h = &heads[k];
+        for (int i = 0; i < n; i++) {
+            if (h->taken[i] == FILL_FIXED) continue;
+            double w = weight_of(h, i);
+            int t = 0;
+            for (; t < h->hull.n && w * h->hull.slope[t] > lambda; t++) bytes += h->hull.bytes[t];
+            h->taken[i] = (uint8_t)t;
+        }
+    }
+    return bytes;
+}
+
+/* What is left goes to the steepest upgrades that fit, one by one: an upgrade that did not fit never will. */
+static int64_t spend_rest(const fill_head *heads, int n_heads, int n, int64_t left) {
+    int64_t spent = 0;
+    for (;;) {
+        const fill_head *best = NULL;
+        int at = 0;
+        double steepest = 0;
+        for (int i = 0; i < n; i++)
+            for (int k = 0; k < n_heads; k++) {
+                const fill_head *h = &heads[k];
+                int t = h->taken[i];
+                if (t == FILL_FIXED || t == h->hull.n || h->hull.bytes[t] > left - spent) continue;
+                double slope = weight_of(h, i) * h->hull.slope[t];
+                if (slope > steepest) best = h, at = i, steepest = slope;
+            }
+        if (!best) return spent;
+        spent += best->hull.bytes[best->taken[at]++];
+    }
+}
+
+int64_t fill_spend(const fill_head *heads, int n_heads, int n, int64_t bytes) {
+    int64_t all = take_above(heads, n_heads, n, 0);
+    if (all <= bytes) return all;
+    double lo = 0, hi = 0;
+    for (int k = 0; k < n_heads; k++)
+        for (int i = 0; i < n && heads[k].hull.n; i++)
+            if (heads[k].taken[i] != FILL_FIXED && weight_of(&heads[k], i) * heads[k].hull.slope[0] > hi) hi = weight_of(&heads[k], i) * heads[k].hull.slope[0];
+    for (int i = 0; i < 64; i++) {
+        double mid = lo + (hi - lo) / 2;
+        if (take_above(heads, n_heads, n, mid) > bytes) lo = mid;
+        else hi = mid;
+    }
+    int64_t spent = take_above(heads, n_heads, n, hi);
+    return spent + spend_rest(heads, n_heads, n, bytes - spent);
+}
