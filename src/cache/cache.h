@@ -23,6 +23,8 @@ typedef struct cache_bytes {
     size_t committed;  /* extents of the pool (whole pool: shared by its sequences) */
     size_t peak_live, peak_committed; /* since creation or cache_reset_peaks */
     size_t full_f16;   /* what an f16 `full` would hold for the tokens seen: payload only */
+    size_t released;   /* logical: what the items that are gone would hold in tier 0 (payload, metadata, columns) */
+    size_t released_pages; /* physical: whole pages that tier 0 would fill with all tokens, beyond those in use; 0 if there are none */
     size_t items, items_full; /* occupied items; tokens seen * n_layers * n_kv */
 } cache_bytes;
 
@@ -58,6 +60,7 @@ void cache_set_n_tokens(cache *c, int n_tokens);
 /* Decode: reserve pages for n more items per (layer, head) in tier 0; then rows may be put by any thread, each (layer, head, row) once;
  * they are seen by segments at once (lengths passed through `grows`), and count as items after cache_commit. */
 MUST err cache_reserve(cache *c, int n_rows);
+size_t cache_pages_wanted(const cache *c, int n_rows); /* pages that cache_reserve would take from the pool */
 void cache_append(cache *c, int layer, int head, int row, const float *k, const float *v); /* position = n_tokens + row */
 void cache_commit(cache *c, int n_rows);
 

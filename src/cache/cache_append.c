@@ -5,6 +5,15 @@
 
 enum { ROWS_AHEAD = 64 }; /* scratch for moves grows before it is needed */
 
+size_t cache_pages_wanted(const cache *c, int n_rows) {
+    size_t n = 0;
+    for (size_t i = 0; i < c->n_lists; i += (size_t)c->n_tiers) {
+        uint32_t pages = cache_pages_for(c, 0, (size_t)c->lists[i].n_items + (size_t)n_rows);
+        if (pages > c->lists[i].n_pages) n += pages - c->lists[i].n_pages;
+    }
+    return n;
+}
+
 err cache_reserve(cache *c, int n_rows) {
     size_t most = 0;
     if (c->layout[0].pos_bytes == 2 && c->n_tokens + n_rows > UINT16_MAX + 1)

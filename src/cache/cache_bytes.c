@@ -42,6 +42,11 @@ cache_bytes cache_get_bytes(const cache *c) {
     b.peak_committed = c->peak_committed > b.committed ? c->peak_committed : b.committed;
     b.items_full = tokens * (size_t)c->shape.n_kv;
     b.full_f16 = b.items_full * (size_t)c->shape.head_dim * 2 * sizeof(f16);
+    size_t lists = (size_t)c->shape.n_kv, cap = c->layout[0].cap, global = (size_t)c->shape.n_layers - n_sliding;
+    size_t pages_full = lists * (global * ((seen + cap - 1) / cap) + n_sliding * (((seen < window ? seen : window) + cap - 1) / cap));
+    const page_layout *hot = &c->layout[0];
+    if (b.items < b.items_full) b.released = (b.items_full - b.items) * (hot->payload_bytes + hot->meta_bytes + hot->column_bytes);
+    if (c->n_pages < pages_full) b.released_pages = (pages_full - c->n_pages) * hot->page_bytes;
     return b;
 }
 

@@ -33,6 +33,7 @@ typedef struct extent {
 struct pool {
     uint8_t *base;
     size_t range_bytes, n_extents, max_extents; /* of the range; that may be committed */
+    bool bounded;
     size_t refs_per_page, words_per_extent;     /* words of 64 bits of the bitmap */
     extent *ext;                                /* [n_extents], in the second mapping with the bitmaps */
     uint64_t *used;                             /* [n_extents][words_per_extent] */
@@ -88,6 +89,7 @@ err pool_create(size_t page_bytes, size_t max_bytes, pool **out) {
         max_bytes && max_bytes < RANGE_BYTES ? max_bytes / POOL_EXTENT_BYTES * POOL_EXTENT_BYTES : RANGE_BYTES;
     GOTO(fail, e, reserve_range(want, &p->base, &p->range_bytes));
     p->n_extents = p->max_extents = p->range_bytes / POOL_EXTENT_BYTES;
+    p->bounded = max_bytes != 0;
     p->side_bytes = p->n_extents * (sizeof(extent) + p->words_per_extent * sizeof(uint64_t));
     void *side = mmap(NULL, p->side_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (side == MAP_FAILED) {
@@ -122,6 +124,10 @@ uint8_t *pool_base(const pool *p) {
 }
 pool_stats pool_get_stats(const pool *p) {
     return p->st;
+}
+
+size_t pool_free_pages(const pool *p) {
+    return p->bounded ? p->max_extents * p->st.pages_per_extent - p->st.pages_used : SIZE_MAX;
 }
 
 void pool_reset_peaks(pool *p) {

@@ -32,6 +32,7 @@ MUST err pool_alloc(pool *p, page_ref *out);
 MUST err pool_alloc_n(pool *p, int n, page_ref *out /* [n] */); /* all or none */
 void pool_free(pool *p, page_ref r);
 bool pool_is_used(const pool *p, page_ref r); /* is r a page that was handed out and not freed? */
+size_t pool_free_pages(const pool *p); /* that may still be allocated under the bound; SIZE_MAX without one */
 pool_stats pool_get_stats(const pool *p);
 void pool_reset_peaks(pool *p);
 size_t pool_smaps_rss_bytes(const pool *p); /* Rss of the mapping from /proc/self/smaps; 0 if unreadable */

@@ -1,10 +1,8 @@
 /* Decoding: extend (many rows of one sequence) and step (one row of many) are the same pass over groups of rows. */
 #include "engine/engine_impl.h"
 
-#include <limits.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "format/rotate.h"
 
 /* Consecutive rows of one sequence inside a pass. */
@@ -224,48 +222,17 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     return OK;
 }
 
-/* Decode triggers run between steps, before the next token is appended. */
-MUST err seq_decide_if_due(seq *s) {
-    int n_tokens = cache_n_tokens(s->c);
-    if (policy_rows_until_due(s->pol, s->state, n_tokens) > 0) return OK;
-    double start = clock_now();
-    engine *e = s->e;
-    const model_params *p = &e->m->p;
-    int n_layers = model_n_global(p); /* the policy's layers */
-    size_t n_cols = (size_t)n_layers * (size_t)p->n_kv, n_items = 0;
-    for (int l = 0; l < n_layers; l++)
-        for (int h = 0; h < p->n_kv; h++) n_items += (size_t)cache_n_items_head(s->c, model_global_layer(p, l), h);
-    TRY(scratch_need(&e->columns, MEM_POLICY, n_cols * sizeof(policy_columns) + n_items * (2 * sizeof(uint32_t) + 2)));
-    policy_columns *cols = e->columns.p;
-    uint32_t *pos = (uint32_t *)(cols + n_cols);
-    float *score = (float *)(pos + n_items);
-    uint8_t *tier = (uint8_t *)(score + n_items), *target = tier + n_items;
-    size_t at = 0;
-    for (int l = 0; l < n_layers; l++)
-        for (int h = 0; h < p->n_kv; h++) {
-            item_columns ic = {0, pos + at, tier + at, score + at};
-            cache_columns(s->c, model_global_layer(p, l), h, &ic);
-            cols[l * p->n_kv + h] = (policy_columns){l, h, ic.n, ic.pos, ic.tier, ic.score, target + at};
-            at += (size_t)ic.n;
-        }
-    TRY(policy_decode(s->pol, s->state, n_tokens, cols));
-    for (size_t i = 0; i < n_cols; i++) TRY(cache_apply(s->c, model_global_layer(p, cols[i].layer), cols[i].head, cols[i].target));
-    space_trim(s->space);
-    s->policy_seconds += clock_now() - start;
-    if (policy_rows_until_due(s->pol, s->state, n_tokens) <= 0)
-        return ERR(ERR_FAILED, "policy '%s' is due again right after its decision at token %d", policy_describe(s->pol), n_tokens);
-    return OK;
-}
-
 MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
     engine *e = s->e;
-    bool live = policy_get_needs(s->pol)->live.on;
+    /* live scores; pressure, which comes row by row */
+    bool one_row = policy_get_needs(s->pol)->live.on || policy_on_pressure(s->pol);
     for (int done = 0; done < n;) {
-        TRY(seq_decide_if_due(s));
-        int m = n - done, until = policy_rows_until_due(s->pol, s->state, cache_n_tokens(s->c));
+        int m = n - done;
         if (m > EXTEND_ROWS) m = EXTEND_ROWS;
+        if (one_row) m = 1;
+        TRY(seqs_decide(e, &s, 1, 1));
+        int until = policy_rows_until_due(s->pol, s->state, cache_n_tokens(s->c));
         if (m > until) m = until;
-        if (live) m = 1;
         row_group g = {s, 0, m};
         TRY(run_rows(e, &g, 1, m, ids + done, logits ? logits + (size_t)done * (size_t)e->m->p.n_vocab : NULL));
         done += m;
@@ -276,7 +243,7 @@ MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
 MUST err engine_step(engine *e, seq **seqs, const int32_t *ids, int n, float *logits) {
     enum { MAX_BATCH = 4096 };
     if (n < 1 || n > MAX_BATCH) return ERR(ERR_USAGE, "a step takes 1 to %d sequences, not %d", MAX_BATCH, n);
-    for (int i = 0; i < n; i++) TRY(seq_decide_if_due(seqs[i]));
+    TRY(seqs_decide(e, seqs, n, 1));
     TRY(scratch_need(&e->groups, MEM_SCRATCH, sizeof(row_group) * (size_t)n));
     row_group *groups = e->groups.p;
     for (int i = 0; i < n; i++) groups[i] = (row_group){seqs[i], i, 1};

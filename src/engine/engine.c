@@ -12,6 +12,7 @@ MUST err engine_open(const engine_conf *c, engine **out) {
     TRY(mem_alloc(MEM_OTHER, sizeof *e, &e));
     e->threads = c->threads > 0 ? c->threads : par_n_cpus();
     err r;
+    GOTO(fail, r, compactor_create(&e->compactor));
     GOTO(fail, r, model_load(c->model_path, be, c->context, &e->m));
     GOTO(fail, r, tokenizer_create(e->m->file, &e->tok));
     if (tokenizer_n_vocab(e->tok) != e->m->p.n_vocab) {
@@ -37,6 +38,7 @@ void engine_close(engine *e) {
     int n;
     scratch *s = all_scratch(e, &n);
     for (int i = 0; i < n; i++) mem_free(s[i].p);
+    compactor_destroy(e->compactor);
     tokenizer_destroy(e->tok);
     model_free(e->m);
     mem_free(e);

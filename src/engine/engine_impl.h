@@ -21,6 +21,7 @@ struct engine {
     int threads, context;
     signal_request declared[SNAPSHOT_MAX_STATS]; /* statistics that snapshots keep */
     int n_declared;
+    compactor *compactor;
     /* rows buffers: [rows][...] of one pass */
     scratch x, norm, q, q_slot, q_rotated, q_slot_rotated, k, v, attn, attn_rotated, gate, up, act, ids_pos, groups;
     /* prefill: K and V of one layer by head, query tail, signals, targets */
@@ -29,7 +30,7 @@ struct engine {
     scratch moment_sums, matrix, stats, signal_op;
     scratch probe_k, probe_v, probe_o, probe_lse, probe_norm, probe_rope;
     /* decode: jobs of all layers, item columns of a decision */
-    scratch jobs, columns;
+    scratch jobs, columns, due;
 };
 
 struct cache_space {
@@ -48,6 +49,7 @@ struct seq {
     policy_state *state;
     cache *c;
     double policy_seconds;
+    bool relieved; /* under pressure: has been decided for the step at hand */
 };
 
 MUST err scratch_need(scratch *s, mem_tag tag, size_t bytes);
@@ -121,6 +123,7 @@ MUST err signals_reserve_op(engine *e);
 MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens);
 void signal_compute(const par *p, const finish *f, int layer, int i, float *out);
 
-MUST err seq_decide_if_due(seq *s);
+/* Before n_rows rows are appended to each of n sequences: the decisions that are due, and those that make room in a bounded pool (decide.c). */
+MUST err seqs_decide(engine *e, seq **seqs, int n, int n_rows);
 void space_trim(cache_space *s);
 #endif

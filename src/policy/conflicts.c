@@ -88,7 +88,10 @@ static err check_trigger(const policy *p, const policy_parts *at) {
         return NODE_ERR(place(at, at->trigger),
                         "trigger %s: %d has nothing to decide: %s %s drops nothing in decode and %s %s moves nothing", key, n,
                         score && drops ? "score" : dropper, score && drops ? score->name : sel->name, placer, tier->name);
-    if (!p->trigger.prefill && !n && (drops || p->needs.n_tiers > 1))
+    if (p->trigger.pressure && !p->decode_drops)
+        return NODE_ERR(place(at, at->trigger), "trigger pressure frees nothing: %s %s drops nothing in decode", score && drops ? "score" : dropper,
+                        score && drops ? score->name : sel->name);
+    if (!p->trigger.prefill && !n && !p->trigger.pressure && (drops || p->needs.n_tiers > 1))
         return NODE_ERR(place(at, at->trigger), "trigger prefill: false without slack or every: %s %s and %s %s never run",
                         dropper, sel->name, placer, tier->name);
     if (p->budget.decode_given && !p->decode_drops)
@@ -167,7 +170,7 @@ static err check_tiers(policy *p, const policy_parts *at) {
     for (int t = 0; t < p->needs.n_tiers; t++)
         if (!(used >> t & 1))
             return NODE_ERR(at->tiers, "tiers lists %s, but %s %s sends nothing there", p->tier_names[t], kind, u->st->name);
-    if (!p->trigger.slack && !p->trigger.every) return OK;
+    if (!p->trigger.slack && !p->trigger.every && !p->trigger.pressure) return OK;
     uint8_t pairs[STAGE_MAX_MOVES][2];
     int n = u->st->moves(u->conf, pairs);
     for (int i = 0; i < n; i++) {
@@ -187,7 +190,7 @@ err policy_check_parts(policy *p, const policy_parts *at) {
     TRY(check_budget(p, at));
     if (policy_scales_to_bytes(p)) p->needs.scope = SCOPE_SEQUENCE; /* one factor for all heads */
     bool known = (!score || policy_stage_live(p, STAGE_SCORE)) && (!decide || decide->live);
-    p->decode_drops = policy_drops(p) && known && (p->trigger.slack || p->trigger.every);
+    p->decode_drops = policy_drops(p) && known && (p->trigger.slack || p->trigger.every || p->trigger.pressure);
     TRY(check_item_groups(p, at));
     TRY(check_tiers(p, at));
     TRY(check_prompt_only(p, at));

@@ -205,6 +205,7 @@ static void describe(policy *p) {
         snprintf(part, sizeof part, "%s %d", numbers[i].name, numbers[i].value);
         append(text, sizeof text, " . ", part);
     }
+    if (p->trigger.pressure) append(text, sizeof text, " . ", "under pressure");
     if (!p->trigger.prefill) append(text, sizeof text, " . ", "not at prefill");
     if (p->slot_positions) append(text, sizeof text, " . ", "slot positions");
     p->text = mem_strdup(text);

@@ -33,10 +33,39 @@ static void allot(const policy *p, const decision *d) {
     else u->st->allot(u->conf, d);
 }
 
-static void select_layer(const policy *p, const decision *d) {
+/* A quota of whole pages in decode: the items of each (head, tier), which lie together, stand as a head of their own, and are selected so. The
+ * parts follow the heads. */
+static bool splits_tiers(const policy *p, bool in_decode) {
+    return in_decode && p->needs.n_tiers > 1 && p->use[STAGE_QUOTA].st && p->use[STAGE_QUOTA].st->chunks;
+}
+
+static void allot_tiers(const policy *p, const decision *d) {
+    decision parts = *d;
+    parts.heads = d->heads + d->n_heads;
+    parts.n_heads = 0;
+    for (int k = 0; k < d->n_heads; k++) {
+        const head_items *h = &d->heads[k];
+        for (int i = 0, end; i < h->n; i = end) {
+            for (end = i + 1; end < h->n && h->tier_now[end] == h->tier_now[i]; end++) continue;
+            head_items part = *h;
+            part.n = end - i;
+            part.pos += i;
+            part.tier_now += i;
+            part.score += i;
+            part.flags += i;
+            part.target += i;
+            assert(parts.n_heads < d->n_heads * p->needs.n_tiers);
+            parts.heads[parts.n_heads++] = part;
+        }
+    }
+    p->use[STAGE_QUOTA].st->allot(p->use[STAGE_QUOTA].conf, &parts);
+    p->use[STAGE_SELECT].st->select(p->use[STAGE_SELECT].conf, &parts);
+}
+
+static void select_layer(const policy *p, const decision *d, bool selected) {
     const stage_use *u = p->use;
     if (!u[STAGE_DECIDE].st) {
-        u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
+        if (!selected) u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
         for (int k = 0; k < d->n_heads; k++) {
             head_items *h = &d->heads[k];
             for (int i = 0; i < h->n; i++) h->flags[i] &= (uint8_t)~ITEM_IMPORTANT; /* of an earlier try */
@@ -63,7 +92,7 @@ static double place_scaled(const policy *p, const decision *all, int n_layers, d
         d.heads = all->heads + l * n_kv;
         d.signal = all->from[l].signal;
         if (p->use[STAGE_DECIDE].st) allot(p, &d);
-        select_layer(p, &d);
+        select_layer(p, &d, false);
     }
     d.heads = all->heads;
     d.n_heads = n_layers * n_kv;
@@ -106,6 +135,7 @@ static void place_within_bytes(const policy *p, const decision *all, int n_layer
 static void decide(const policy *p, const decision *all, int n_layers, policy_observer observe, void *observer) {
     int n_kv = p->shape.n_kv;
     bool together = p->needs.scope == SCOPE_SEQUENCE, scaled = all->from && policy_scales_to_bytes(p);
+    bool split = splits_tiers(p, !all->from);
     decision d = *all;
     d.n_heads = n_kv;
     for (int pass = 0; pass < (together ? 2 : 1); pass++) {
@@ -113,12 +143,12 @@ static void decide(const policy *p, const decision *all, int n_layers, policy_ob
             d.heads = all->heads + l * n_kv;
             d.signal = all->from ? all->from[l].signal : NULL;
             if (pass == 0) score_layer(p, &d);
-            if (!together) allot(p, &d);
-            if (!together || pass == 1) select_layer(p, &d);
+            if (!together) (split ? allot_tiers : allot)(p, &d);
+            if (!together || pass == 1) select_layer(p, &d, split);
             if (!together) assign_tiers(p, &d);
         }
         if (together && pass == 0 && all->from && observe) observe(observer, all->heads, all->n_heads);
-        if (together && pass == 0 && !(scaled && p->use[STAGE_DECIDE].st)) allot(p, all);
+        if (together && pass == 0 && !(scaled && p->use[STAGE_DECIDE].st)) (split ? allot_tiers : allot)(p, all);
         if (scaled) {
             place_within_bytes(p, all, n_layers);
             return;
@@ -169,6 +199,12 @@ static int mean_kept(const head_items *heads, int n_heads) {
     return n_heads ? (int)(sum / n_heads) : 0;
 }
 
+/* Whole pages may leave a few more items than the budget: slack counts from what a decision left. */
+static int left_of_budget(const policy *p, int left, int kept) {
+    bool chunks = p->use[STAGE_QUOTA].st && p->use[STAGE_QUOTA].st->chunks;
+    return chunks && left > kept ? kept : left;
+}
+
 /* Items of n_layers layers at prefill: scratch of the state, entry by entry. */
 static void prompt_heads(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
     int n_kv = p->shape.n_kv, n = layers[0].n;
@@ -193,7 +229,7 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers, s->observe, s->observer);
         check_decision(p, s->heads, n_heads);
-        *left = mean_kept(s->heads, n_heads);
+        *left = left_of_budget(p, mean_kept(s->heads, n_heads), d.kept);
         return OK;
     }
     for (int l = 0; l < n_layers; l++) {
@@ -256,7 +292,8 @@ static void move_only(const policy *p, const decision *d) {
 static err column_heads(const policy *p, policy_state *s, const policy_columns *cols, int n_heads, int n_tokens) {
     size_t n_items = 0;
     for (int k = 0; k < n_heads; k++) n_items += (size_t)cols[k].n;
-    TRY(state_reserve(s, n_heads, n_items, n_tokens));
+    int parts = splits_tiers(p, true) ? p->needs.n_tiers : 0;
+    TRY(state_reserve(s, n_heads * (1 + parts), n_items, n_tokens));
     size_t at = 0;
     for (int k = 0; k < n_heads; k++) {
         const policy_columns *c = &cols[k];
@@ -282,7 +319,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
         check_decision(p, s->heads, n_heads);
-        int left = mean_kept(s->heads, n_heads);
+        int left = left_of_budget(p, mean_kept(s->heads, n_heads), kept);
         most = left > most ? left : most;
     }
     TRY(plugins_status(p));

@@ -106,7 +106,10 @@ MUST err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, 
 /* Decode. Rows that may still be appended before a decision is due, counted from a sequence of n_tokens tokens (INT32_MAX: never;
  * 0: decide now). Decisions happen between steps, before token n_tokens is appended. */
 int policy_rows_until_due(const policy *p, const policy_state *s, int n_tokens);
-typedef struct policy_columns { /* one (layer, KV head), in cache column order */
+/* Pressure: may a sequence be decided to make room, and the order in which sequences are, lowest first. It holds n_items items. */
+bool policy_on_pressure(const policy *p);
+int64_t policy_pressure_rank(const policy *p, const policy_state *s, int n_tokens, size_t n_items);
+typedef struct policy_columns { /* one (layer, KV head), in cache column order: tier by tier */
     int layer, head, n;
     const uint32_t *pos;
     const uint8_t *tier;

@@ -76,6 +76,19 @@ void policy_state_observe(policy_state *s, policy_observer observe, void *observ
     s->observer = observer;
 }
 
+bool policy_on_pressure(const policy *p) { return p->trigger.pressure; }
+
+int64_t policy_pressure_rank(const policy *p, const policy_state *s, int n_tokens, size_t n_items) {
+    bool clamped;
+    int64_t heads = (int64_t)p->shape.n_layers * p->shape.n_kv;
+    switch ((pressure_order)p->trigger.order) {
+    case ORDER_UNCOMPRESSED: return s->report.n_decisions > 0;
+    case ORDER_COMPRESSIBLE: return heads * budget_kept(p, s->n_prompt, n_tokens, &clamped) - (int64_t)n_items;
+    case ORDER_STALE: return s->report.n_decisions ? s->n_last - n_tokens : 0; /* never compressed: counts as just compressed */
+    }
+    return 0;
+}
+
 policy_report policy_state_report(const policy_state *s) { return s->report; }
 
 int policy_rows_until_due(const policy *p, const policy_state *s, int n_tokens) {

@@ -3,7 +3,10 @@
 #include "policy/stage.h"
 
 err trigger_parse(const node *map, trigger *out) {
+    static const char *const orders[] = {"uncompressed", "compressible", "stale", NULL};
     static const field fields[] = {
+        FIELD_BOOL(trigger, pressure, false, "decide when a bounded pool has too few pages for the next step"),
+        FIELD_ENUM(trigger, order, "uncompressed", orders, "under pressure: never compressed first, most to give first, longest since the last first"),
         FIELD_BOOL(trigger, prefill, true, "decide once after the prompt"),
         FIELD_INT(trigger, slack, 0, 0, 1 << 20, "decide as soon as so many tokens exceed the budget or `recent`; 0 = never"),
         FIELD_INT(trigger, every, 0, 0, 1 << 20, "decide every so many decoded tokens; 0 = never"),
@@ -11,6 +14,7 @@ err trigger_parse(const node *map, trigger *out) {
     TRY(fields_read(map, fields, out));
     if (out->slack && out->every)
         return NODE_ERR(map, "trigger has both slack: %d and every: %d: give one", out->slack, out->every);
+    if (out->order && !out->pressure) return NODE_ERR(map, "trigger order: %s has no effect without pressure: true", orders[out->order]);
     return OK;
 }
 
@@ -50,7 +54,7 @@ static int64_t due_drop(const policy *p, int n_prompt, int n_last, int kept) {
 }
 
 int trigger_due(const policy *p, int n_prompt, int n_last, int kept, int first_hot) {
-    if (!p->decode_drops && !p->decode_moves) return INT32_MAX;
+    if ((!p->decode_drops && !p->decode_moves) || (!p->trigger.slack && !p->trigger.every)) return INT32_MAX;
     int64_t due = INT32_MAX;
     if (p->trigger.every) {
         due = (int64_t)n_last + p->trigger.every;

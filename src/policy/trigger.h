@@ -7,9 +7,12 @@
 struct policy;
 
 typedef struct protect { int sink, recent; } protect;
+typedef enum pressure_order { ORDER_UNCOMPRESSED, ORDER_COMPRESSIBLE, ORDER_STALE } pressure_order;
 typedef struct trigger {
     bool prefill; /* once, after the prompt */
     int slack;    /* decode: as soon as this many tokens are beyond the budget or older than `recent` in the hot tier; 0 = never */
+    bool pressure; /* decode: when the pool has too few pages for the next step */
+    int order;     /* pressure_order: which sequence first */
     int every;    /* decode: every so many tokens; 0 = never */
 } trigger;
 

@@ -161,5 +161,5 @@ static void pages_allot(const void *conf, const decision *d) {
 }
 
 const stage quota_pages = {
-    .kind = STAGE_QUOTA, .name = "pages", .help = "per head, whole pages go where they cost least (KV-Compress)",
+    .kind = STAGE_QUOTA, .live = true, .name = "pages", .help = "per head, whole pages go where they cost least (KV-Compress)",
     .parse = pages_parse, .describe = pages_describe, .budgeted = true, .ranks = true, .chunks = true, .allot = pages_allot};
