@@ -34,7 +34,8 @@ void compactor_destroy(compactor *k) {
 }
 
 err compactor_reserve(compactor *k, int n_changes, size_t n_items, int n_threads) {
-    size_t n = (size_t)n_changes;
+    size_t n = (size_t)n_changes, chunk = 4096;
+    n_items = (n_items / chunk + 1) * chunk; /* ahead, so that growing sequences seldom come here */
     TRY(mem_reserve(MEM_SCRATCH, n * sizeof *k->seg, &k->seg, &k->seg_bytes));
     TRY(mem_reserve(MEM_SCRATCH, n * sizeof *k->order, &k->order, &k->order_bytes));
     TRY(mem_reserve(MEM_SCRATCH, (n + 1) * sizeof *k->before, &k->before, &k->before_bytes));
@@ -45,7 +46,7 @@ err compactor_reserve(compactor *k, int n_changes, size_t n_items, int n_threads
 
 /* The ring is empty between calls: it may be laid out anew. */
 static err ring_reserve(compactor *k, uint64_t n_refs) {
-    uint64_t size = 64;
+    uint64_t size = 1024;
     while (size < n_refs) size *= 2;
     if (size <= k->ring.size) return OK;
     k->ring.size = 0;

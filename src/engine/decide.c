@@ -31,6 +31,7 @@ static MUST err columns_reserve(engine *e, seq **seqs, int n, columns *x) {
         cols += n_columns(seqs[i]);
         items += n_items(seqs[i]);
     }
+    items = (items / 4096 + 1) * 4096; /* ahead, so that growing sequences seldom come here */
     TRY(scratch_need(&e->columns, MEM_POLICY, cols * (sizeof(policy_columns) + sizeof(cache_change)) + items * (2 * sizeof(uint32_t) + 2)));
     x->cols = e->columns.p;
     x->changes = (cache_change *)(x->cols + cols);

@@ -9,7 +9,7 @@
  *   decide  takes the place of quota, select and tier: from head_items.tier_now (NULL at prefill) to a tier or KV_DROP in
  *           head_items.target; sequence scope: all layers at once
  *
- * At prefill heads of a layer hold the same items at positions 0 .. n - 1. In decode each head holds items of its own, in any order, and
+ * At prefill heads of a layer hold the same items at positions 0 .. n - 1. In decode each head holds items of its own, tier by tier, and
  * there are no signals: what a score knows then is position, tier and head_items.live.
  *
  * Live scores: a score stage that sets policy_needs.live in its `parse` gets an f32 column beside each item. At prefill it fills

@@ -21,7 +21,7 @@ static const struct key {
     {"policy.preset", "NAME", "starting point of the policy; `kvlab ls policies`; other keys override it"},
     {"policy.budget", "R | {ratio: R} | {tokens: N} | {bytes: R}", "what may stay"},
     {"policy.tiers", "[FORMAT, ...]", "formats, hot one first: f32, f16, k8v8, k8v4, k4v4, k4v2, ..."},
-    {"policy.trigger", "{prefill: BOOL, slack: N}", "when decisions are made"},
+    {"policy.trigger", "{prefill: BOOL, slack: N, every: N, pressure: BOOL, order: NAME}", "when decisions are made"},
     {"policy.protect", "{sink: N, recent: N}", "tokens that always stay"},
     {"policy.score, quota, select, tier", "{STAGE: {...}}", "the stages below"},
     {"seed", "N", "seed of records, policies and sampling (default 1)"},

@@ -53,6 +53,8 @@ static const struct bytes_field {
     {"full_f16", offsetof(cache_bytes, full_f16)},
     {"items", offsetof(cache_bytes, items)},
     {"items_full", offsetof(cache_bytes, items_full)},
+    {"released", offsetof(cache_bytes, released)},
+    {"released_pages", offsetof(cache_bytes, released_pages)},
 };
 enum { N_BYTES_FIELDS = sizeof bytes_fields / sizeof *bytes_fields };
 
@@ -134,7 +136,8 @@ static err bytes_from_json(const json_t *o, const char *key, cache_bytes *b) {
     const json_t *v = json_object_get(o, key);
     if (!json_is_object(v)) return ERR(ERR_FORMAT, "%s is not a map of byte counts", key);
     for (int i = 0; i < N_BYTES_FIELDS; i++) {
-        size_t x;
+        size_t x = 0;
+        if (strncmp(bytes_fields[i].name, "released", 8) == 0 && !json_object_get(v, bytes_fields[i].name)) continue; /* older journals */
         err e = jsonx_get_size(v, bytes_fields[i].name, &x);
         if (e != OK) return err_wrap(e, "%s", key);
         memcpy((char *)b + bytes_fields[i].offset, &x, sizeof x);

@@ -380,6 +380,8 @@ static MUST err walk_memory(walk *w, int t) {
         COLUMN(tables, "B", ""),
         COLUMN(slack, "B", ""),
         COLUMN(committed, "B", ""),
+        COLUMN(released, "B", "logical: what the items that are gone would hold in tier 0"),
+        COLUMN(released_pages, "B", "physical: whole pages fewer than tier 0 would fill with all tokens"),
         COLUMN(live_end, "B", "at the end of decoding"),
         COLUMN(ratio_end, "", "at the end of decoding"),
         COLUMN(kept, "", "items / items of full")};

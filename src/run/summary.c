@@ -38,10 +38,12 @@ static summary_bytes bytes_of(const results *r, int point, int task) {
         b.tables += (double)u->at_prompt.tables;
         b.slack += (double)u->at_prompt.slack;
         b.committed += (double)u->at_prompt.committed;
+        b.released += (double)u->at_prompt.released;
+        b.released_pages += (double)u->at_prompt.released_pages;
         b.n_clamped += u->budget_clamped;
     }
     if (!b.n) return b;
-    double *means[] = {&b.payload, &b.metadata, &b.columns, &b.tables, &b.slack, &b.committed};
+    double *means[] = {&b.payload, &b.metadata, &b.columns, &b.tables, &b.slack, &b.committed, &b.released, &b.released_pages};
     for (size_t i = 0; i < sizeof means / sizeof *means; i++) *means[i] /= b.n;
     b.live_per_token = live / tokens;
     b.full_per_token = full_bytes / tokens;

@@ -17,7 +17,7 @@ typedef struct summary_bytes { /* means over the ok records of one (point, task)
     int n;
     double live_per_token, full_per_token; /* bytes per prompt token at the end of the prompt */
     double ratio;                          /* live / full_f16 */
-    double payload, metadata, columns, tables, slack, committed; /* bytes at the end of the prompt */
+    double payload, metadata, columns, tables, slack, committed, released, released_pages; /* bytes at the end of the prompt */
     double live_end, ratio_end;            /* at the end of decoding */
     double kept;                           /* items / items of full */
     int n_clamped;                         /* records whose budget was below the protected items */
