@@ -74,6 +74,7 @@ echo '{"ids": [1]}' >ids.json
 expect "ids that are no list" 1 "JSON list" "$kvlab" score --model tiny.gguf --ids ids.json
 echo '[1, 2, 512]' >ids.json
 expect "ids outside the vocabulary" 1 "entry 2" "$kvlab" score --model tiny.gguf --ids ids.json --context 1 --tokens 1
+expect "a chat template that does not exist" 2 "foo.*unknown.*chatml, llama2, llama3" "$kvlab" generate --model tiny.gguf --prompt x --template foo
 expect "generate without a prompt" 2 "needs --prompt" "$kvlab" generate --model tiny.gguf
 expect "unknown thing to list" 2 "did you mean .kvlab ls policies" "$kvlab" ls policie
 expect "math that does not exist" 2 "fast or exact" "$kvlab" score --model tiny.gguf --file text.txt --math quick

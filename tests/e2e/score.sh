@@ -65,5 +65,8 @@ generate() { "$kvlab" generate --model tiny.gguf --prompt "the cache holds" -n 1
 [ -n "$(generate)" ] && [ "$(generate)" = "$(generate --temperature 0)" ] && ok "greedy text is the same twice" || not_ok "greedy text is the same twice"
 [ "$(generate --temperature 2 --seed 5)" = "$(generate --temperature 2 --seed 5)" ] && ok "sampled text repeats with its seed" || not_ok "sampled text repeats with its seed"
 [ "$(generate --temperature 2 --seed 5)" != "$(generate --temperature 2 --seed 6)" ] && ok "and changes with it" || not_ok "and changes with it"
+[ "$(generate --template chatml)" = "$("$kvlab" generate --model tiny.gguf --chat --prompt "the cache holds" -n 12 -q --template chatml)" ] &&
+    [ "$(generate --template own)" = "$(generate --chat)" ] && [ "$(generate --template gemma)" != "$(generate --template chatml)" ] &&
+    ok "--template names the chat template" || not_ok "--template names the chat template"
 [ "$(printf 'the cache holds' | "$kvlab" generate --model tiny.gguf --prompt - -n 12 -q)" = "$(generate)" ] && ok "the prompt from standard input" || not_ok "the prompt from standard input"
 finish

@@ -73,6 +73,8 @@ static void bad_configurations_are_refused_by_name(void **state) {
     refused(ERR_USAGE, "{task: repeat_back, span: 1}", text, "span");
     refused(ERR_USAGE, "{task: passkey, protocol: question_last}", NULL, "p1, p2");
     refused(ERR_USAGE, "{task: passkey, depth: 1.5}", NULL, "depth");
+    refused(ERR_USAGE, "{task: passkey, chat: true, template: vicuna}", NULL, "mistral-v7");
+    refused(ERR_USAGE, "{task: passkey, template: chatml}", NULL, "chat: true");
     refused(ERR_USAGE, "{task: passkey, depth: []}", NULL, "depth");
     refused(ERR_USAGE, "{task: passkey, depth: {a: 1}}", NULL, "depth");
     refused(ERR_USAGE, "{task: passkey, length: [512, 1000.5]}", NULL, "1000.5");
