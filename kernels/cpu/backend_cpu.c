@@ -28,6 +28,7 @@ LINEAR_OPS(avx512)
 #define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill)                    \
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
+        .weight_gather = weight_gather, .weight_run_free = weight_run_free,                                             \
         .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
         .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .gelu_mul = gelu_mul_##path, .rope = rope_##path, \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = prefill,                                  \

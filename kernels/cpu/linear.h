@@ -15,6 +15,8 @@
 enum {
     TILE_ROWS = 6,  /* rows of a tile */
     ROW_BLOCK = 96, /* rows for which a panel is used before the next; also a unit of the division among threads */
+    AHEAD_Q4 = 16,  /* records fetched ahead, some 10 KiB: one row alone is read as fast as memory gives it */
+    AHEAD_Q8 = 10,
     K_CHUNK = 128,  /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
 };
 

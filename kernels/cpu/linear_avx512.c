@@ -40,7 +40,7 @@ INLINE void q4_body(const int R, const int C, const bool F32, const uint8_t *pan
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (int b = 0; b < nb; b++) {
         const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + half * 64;
-        prefetch_lines(rec + 6 * RECORD, RECORD / 64);
+        prefetch_lines(rec + AHEAD_Q4 * RECORD, RECORD / 64);
         __m512i s[TILE_ROWS][2];
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) s[r][c] = _mm512_setzero_si512();
         UNROLL for (int p = 0; p < 4; p++) {
@@ -85,7 +85,7 @@ INLINE void q8_body(const int R, const int C, const pack_form F, const int RECOR
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) f[r][c] = _mm512_setzero_ps();
     for (int b = 0; b < nb; b++) {
         const uint8_t *rec = panel + (size_t)b * (size_t)RECORD, *codes = rec + half * 64;
-        prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+        prefetch_lines(rec + AHEAD_Q8 * RECORD, RECORD / 64);
         UNROLL for (int h = 0; h < n_dots; h++) {
             __m512i s[TILE_ROWS][2];
             UNROLL for (int r = 0; r < R; r++) { /* sum (code + 128) q = sum code q + 128 sum q */
@@ -186,7 +186,7 @@ static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_ro
 
 INLINE void q4_decode_body(const bool F32, const uint8_t *rec, float *out) {
     const int RECORD = F32 ? Q4_F32_RECORD : Q4_RECORD;
-    prefetch_lines(rec + 6 * RECORD, RECORD / 64);
+    prefetch_lines(rec + AHEAD_Q4 * RECORD, RECORD / 64);
     const __m512i low = _mm512_set1_epi32(15);
     for (int c = 0; c < 2; c++) {
         __m512 d = load_column(F32, rec + Q4_CODES, 0, c), m = load_column(F32, rec + Q4_CODES, 1, c);
@@ -203,7 +203,7 @@ INLINE void q4_decode_body(const bool F32, const uint8_t *rec, float *out) {
 }
 INLINE void q8_decode_body(const pack_form F, const int RECORD, const uint8_t *rec, float *out) {
     const bool f32 = F != PACK_Q8_F16;
-    prefetch_lines(rec + 4 * RECORD, RECORD / 64);
+    prefetch_lines(rec + AHEAD_Q8 * RECORD, RECORD / 64);
     const __m512i low = _mm512_set1_epi32(255), offset = _mm512_set1_epi32(F == PACK_Q8_MIN ? 0 : 128);
     for (int c = 0; c < 2; c++) {
         __m512 d0 = load_column(f32, rec + Q8_CODES, 0, c), d1 = f32 ? load_column(true, rec + Q8_CODES, 1, c) : d0;

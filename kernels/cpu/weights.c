@@ -23,15 +23,12 @@ static err weight_check(const backend *b, const weight_src *src, const wtype_inf
 static err weight_alloc(const weight_src *src, pack_form form, size_t record, int n_panels, size_t panel_bytes, size_t bytes, packed_weight **out) {
     packed_weight *w;
     TRY(mem_alloc(MEM_WEIGHTS, sizeof *w, &w));
-    *w = (packed_weight){src->type, form, record, src->n_rows, src->n_cols, n_panels, panel_bytes, bytes, NULL};
+    *w = (packed_weight){src->type, form, record, src->n_rows, src->n_cols, n_panels, panel_bytes, bytes, NULL, false};
     err e = mem_alloc(MEM_WEIGHTS, bytes, &w->data);
     if (e) {
         mem_free(w);
         return err_wrap(e, "weight %s", src->name);
     }
-    uintptr_t lo = ((uintptr_t)w->data + HUGE_PAGE - 1) & -(uintptr_t)HUGE_PAGE;
-    uintptr_t hi = ((uintptr_t)w->data + bytes) & -(uintptr_t)HUGE_PAGE;
-    if (lo < hi) (void)madvise((void *)lo, hi - lo, MADV_HUGEPAGE); /* a hint: without it only the speed differs */
     *out = w;
     return OK;
 }
@@ -220,9 +217,53 @@ err weight_pack_rows(const backend *b, const weight_src *src, packed_weight **ou
 
 void weight_free(packed_weight *w) {
     if (!w) return;
-    mem_free(w->data);
+    if (!w->in_run) mem_free(w->data);
     mem_free(w);
 }
 size_t weight_bytes(const packed_weight *w) {
     return w->bytes;
+}
+
+/* Matrices by themselves lie on 4 KiB pages, where reading ahead stops at every page and half of the bandwidth is lost. */
+typedef struct weight_run {
+    uint8_t *map, *data; /* data: the first huge page boundary */
+    size_t map_bytes, bytes;
+} weight_run;
+
+static size_t whole_lines(size_t bytes) {
+    return (bytes + 63) & ~(size_t)63;
+}
+
+err weight_gather(packed_weight *const *w, int n, void **run) {
+    weight_run *r;
+    TRY(mem_alloc(MEM_WEIGHTS, sizeof *r, &r));
+    for (int i = 0; i < n; i++) r->bytes += whole_lines(w[i]->bytes);
+    r->map_bytes = r->bytes + HUGE_PAGE;
+    r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (r->map == MAP_FAILED) {
+        size_t bytes = r->bytes;
+        mem_free(r);
+        return ERR(ERR_NOMEM, "out of memory: cannot map %zu bytes for weights", bytes);
+    }
+    r->data = (uint8_t *)(((uintptr_t)r->map + HUGE_PAGE - 1) & -(uintptr_t)HUGE_PAGE);
+    (void)madvise(r->data, r->bytes, MADV_HUGEPAGE); /* a hint, before the first touch: without it only the speed differs */
+    uint8_t *to = r->data;
+    for (int i = 0; i < n; i++) { /* one by one, so that no more than one matrix is held twice */
+        mem_account(MEM_WEIGHTS, (ptrdiff_t)whole_lines(w[i]->bytes));
+        memcpy(to, w[i]->data, w[i]->bytes);
+        if (!w[i]->in_run) mem_free(w[i]->data);
+        w[i]->data = to;
+        w[i]->in_run = true;
+        to += whole_lines(w[i]->bytes);
+    }
+    *run = r;
+    return OK;
+}
+
+void weight_run_free(void *run) {
+    weight_run *r = run;
+    if (!r) return;
+    munmap(r->map, r->map_bytes);
+    mem_account(MEM_WEIGHTS, -(ptrdiff_t)r->bytes);
+    mem_free(r);
 }

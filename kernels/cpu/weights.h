@@ -51,6 +51,7 @@ struct packed_weight {
     size_t panel_bytes; /* rows as in the file (reference backend): bytes of one row */
     size_t bytes;
     uint8_t *data;
+    bool in_run; /* data lies in a run of weight_gather */
 };
 
 /* 32 activations of a row, rounded to int8: x ~ scale * q. A block holding an infinity or NaN has scale and sum NaN, so
@@ -89,4 +90,6 @@ MUST err weight_pack_rows(const backend *b, const weight_src *src,
                           packed_weight **out); /* a plain copy, for "reference" */
 void weight_free(packed_weight *w);
 size_t weight_bytes(const packed_weight *w);
+MUST err weight_gather(packed_weight *const *w, int n, void **run);
+void weight_run_free(void *run);
 #endif

@@ -162,6 +162,10 @@ typedef struct backend {
     err (*weight_pack)(const struct backend *b, const weight_src *src, packed_weight **out);
     void (*weight_free)(packed_weight *w);
     size_t (*weight_bytes)(const packed_weight *w); /* bytes read by one decode step */
+    /* Moves n weights, in the order in which a step reads them, into one run of memory on huge pages where the OS gives them. Optional;
+     * *run is given back by weight_run_free after the weights. */
+    err (*weight_gather)(packed_weight *const *w, int n, void **run);
+    void (*weight_run_free)(void *run);
 
     size_t (*act_bytes)(int m, int k);
     void (*act_prepare)(const par *p, act *a); /* fills a->q from a->x */

@@ -195,6 +195,24 @@ static MUST err check_rope_bytes(const model *m, int context, int n_pos) {
                gguf_path(m->file), n_pos, (double)bytes * 1e-6, (double)gguf_file_bytes(m->file) * 1e-6);
 }
 
+/* All matrices into one run of memory, in the order of a step. */
+static MUST err gather_weights(model *m) {
+    enum { PER_LAYER = 7 };
+    if (!m->be->weight_gather) return OK;
+    packed_weight **w;
+    int n = 0;
+    TRY(mem_alloc(MEM_OTHER, sizeof *w * ((size_t)m->p.n_layers * PER_LAYER + 1), &w));
+    for (int i = 0; i < m->p.n_layers; i++) {
+        const model_layer *y = &m->layers[i];
+        packed_weight *of[PER_LAYER] = {y->q, y->k, y->v, y->o, y->gate, y->up, y->down};
+        for (int j = 0; j < PER_LAYER; j++) w[n++] = of[j];
+    }
+    w[n++] = m->head;
+    err e = m->be->weight_gather(w, n, &m->weight_run);
+    mem_free(w);
+    return e;
+}
+
 MUST err model_load(const char *path, const backend *be, int context, model **out) {
     model *m;
     TRY(mem_alloc(MEM_OTHER, sizeof *m, &m));
@@ -213,6 +231,7 @@ MUST err model_load(const char *path, const backend *be, int context, model **ou
     GOTO(fail, e, mem_alloc(MEM_OTHER, (size_t)gguf_n_tensors(m->file), &l.used));
     GOTO(fail, e, reserve_vectors(&l));
     GOTO(fail, e, load_all(&l));
+    GOTO(fail, e, gather_weights(m));
     int n_pos = context ? context : m->p.context;
     GOTO(fail, e, check_rope_bytes(m, context, n_pos));
     GOTO(fail, e, make_rope(m, false, n_pos, &m->rope));
@@ -236,6 +255,7 @@ void model_free(model *m) {
                 if (w[j]) m->be->weight_free(w[j]);
         }
     if (m->head) m->be->weight_free(m->head);
+    if (m->weight_run) m->be->weight_run_free(m->weight_run);
     mem_free((void *)m->rope.cos);
     mem_free((void *)m->rope_local.cos);
     mem_free(m->owned_norms);

@@ -61,6 +61,7 @@ typedef struct model {
     const gguf_tensor *embed;      /* [n_embd, n_vocab], rows decoded on demand */
     const float *out_norm;         /* [n_embd] */
     packed_weight *head;           /* output matrix; the embedding when tied */
+    void *weight_run;              /* the backend's: memory of all of them together */
     rope_table rope, rope_local;   /* of global and of sliding layers */
     const float *rope_factors;     /* [rope_dims / 2] what frequencies are divided by (llama 3), NULL: 1 */
     float *owned_norms;            /* f32 copies of norms, biases and RoPE factors */

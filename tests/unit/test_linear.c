@@ -357,9 +357,45 @@ static void packing_counts_its_bytes_and_survives_lack_of_memory(void **state) {
     layer_free(&l);
 }
 
+/* Gathered into one run the same weights give the same bits, are counted once, and go as they came. */
+static void gathered_weights_are_the_same_weights(void **state) {
+    const wtype types[] = {WTYPE_Q4_1, WTYPE_Q8_0, WTYPE_F32, WTYPE_Q6_K};
+    enum { N = 4, ROWS = 70, COLS = 512, M = 3 };
+    rng r = rng_make(seed_get(), 40);
+    const backend *b = find("cpu", "auto", MATH_FAST);
+    size_t before = mem_live_bytes(MEM_WEIGHTS), bytes = 0;
+    layer l[N];
+    packed_weight *w[N];
+    float *want[N];
+    for (int i = 0; i < N; i++) {
+        l[i] = layer_make(&r, types[i], ROWS, COLS, M, 0);
+        w[i] = pack(b, &l[i]);
+        bytes += b->weight_bytes(w[i]);
+        want[i] = filled(M * ROWS, 0);
+        apply(b, w[i], l[i].x, M, COLS, want[i], ROWS, false, 1);
+    }
+    size_t packed = mem_live_bytes(MEM_WEIGHTS);
+    void *run = NULL;
+    assert_int_equal(b->weight_gather(w, N, &run), OK);
+    assert_non_null(run);
+    size_t gathered = mem_live_bytes(MEM_WEIGHTS);
+    assert_true(gathered >= before + bytes && gathered <= packed + 64 * N + 128);
+    for (int i = 0; i < N; i++) {
+        float *y = filled(M * ROWS, 0);
+        apply(b, w[i], l[i].x, M, COLS, y, ROWS, false, 2);
+        assert_memory_equal(y, want[i], sizeof *y * M * ROWS);
+        free(y), free(want[i]);
+        b->weight_free(w[i]);
+        layer_free(&l[i]);
+    }
+    b->weight_run_free(run);
+    assert_int_equal(mem_live_bytes(MEM_WEIGHTS), before);
+}
+
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gathered_weights_are_the_same_weights),
         cmocka_unit_test(every_path_has_the_bits_of_the_reference),
         cmocka_unit_test(shapes_of_the_default_model),
         cmocka_unit_test(extreme_codes_do_not_saturate),

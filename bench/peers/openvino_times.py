@@ -1,0 +1,56 @@
+"""Times OpenVINO GenAI on a GGUF file: random token ids, greedy, no prefix cache, end of text ignored.
+
+    openvino_times.py MODEL THREADS KV TEST...      KV: f16 u8 u4 evict kvcrush; TEST: prefill:N decode:N batch:N
+
+prints one line per test: NAME N tokens/s. With one thread CPU time of the process, else wall time. A step's time is the difference
+between a call that makes 17 tokens and one that makes 1, so what a call costs is in neither. Run by bench/peers.sh.
+"""
+import sys
+import time
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+STEPS, SEQS = 16, 8
+model, threads, kv, tests = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+now = time.process_time if threads == 1 else time.perf_counter
+
+scheduler = genai.SchedulerConfig()
+scheduler.enable_prefix_caching = False
+scheduler.cache_size = 2  # GB, enough for every test
+scheduler.max_num_batched_tokens = 1 << 20
+settings = {"INFERENCE_NUM_THREADS": threads}
+if kv in ("evict", "kvcrush"):
+    # The size of OpenVINO's own examples: 32 first, 128 last and 512 chosen tokens; KVCrush keeps a quarter of the chosen blocks.
+    crush = genai.KVCrushConfig(4) if kv == "kvcrush" else None
+    scheduler.use_cache_eviction = True
+    scheduler.cache_eviction_config = genai.CacheEvictionConfig(32, 128, 672, genai.AggregationMode.NORM_SUM, kvcrush_config=crush)
+else:
+    settings["KV_CACHE_PRECISION"] = kv
+pipe = genai.LLMPipeline(model, "CPU", scheduler_config=scheduler, **settings)
+rng = np.random.default_rng(1)
+
+
+def seconds(rows, n, n_new):
+    config = genai.GenerationConfig()
+    config.max_new_tokens = n_new
+    config.ignore_eos = True
+    config.do_sample = False
+    ids = ov.Tensor(rng.integers(100, 49000, (rows, n), dtype=np.int64))
+    mask = ov.Tensor(np.ones((rows, n), dtype=np.int64))
+    start = now()
+    pipe.generate(genai.TokenizedInputs(ids, mask), config)
+    return now() - start
+
+
+seconds(1, 16, 2)
+for test in tests:
+    name, n = test.split(":")
+    n = int(n)
+    rows = SEQS if name == "batch" else 1
+    first = seconds(rows, n, 1)
+    rate = n / first
+    if name != "prefill":
+        rate = STEPS * rows / (seconds(rows, n, 1 + STEPS) - first)
+    print(f"{name} {n} {rate:.2f}", flush=True)
