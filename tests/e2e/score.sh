@@ -3,7 +3,7 @@
 . "$(dirname "$0")/../support/e2e.sh"
 cd "$work" || exit 1
 score() { "$kvlab" score --model tiny.gguf --file text.txt --json "$@" 2>err.txt; }
-get() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2], {"d": d, "len": len, "sum": sum, "all": all, "min": min, "abs": abs, "max": max, "zip": zip}))' "$1" "$2"; }
+get() { python3 -c 'import json,sys; d=json.load(open(sys.argv[1])); print(eval(sys.argv[2], {"d": d, "len": len, "sum": sum, "all": all, "min": min, "abs": abs, "max": max, "zip": zip, "load": lambda f: json.load(open(f))}))' "$1" "$2"; }
 holds() { # name, file, python expression over d
     local v
     v=$(get "$2" "$3" 2>&1)
@@ -26,6 +26,14 @@ score --skip 5 --context 200 --tokens 33 --policy k8v4 --math exact >k8v4.json
 holds "eight bits for keys, four for values" k8v4.json 'd["bytes"]["payload"] == 200 * 2 * 2 * (32 + 16)'
 score --skip 5 --context 200 --tokens 33 --policy full_f32 --math exact >f32.json
 holds "exact math compares with an f32 cache" f32.json 'all(k == 0 for k in d["kl"]) and d["bytes"]["payload"] == 2 * d["bytes"]["full_f16"]'
+
+score --skip 5 --context 200 --tokens 33 --policy k8v4 >dense.json
+score --skip 5 --context 200 --tokens 33 --policy leankv --set policy.decide.leankv.alpha_h=0 --set policy.decide.leankv.alpha_l=0 >zero.json
+score --skip 5 --context 200 --tokens 33 --policy leankv --set policy.protect.recent=300 >window.json
+score --skip 5 --context 200 --tokens 33 --policy leankv --set policy.protect.recent=8 >lean.json
+holds "LeanKV at alpha 0 gives the bits of a dense K8V4 cache" zero.json 'd["nll"] == load("dense.json")["nll"]'
+holds "and so does a window as long as all" window.json 'd["nll"] == load("dense.json")["nll"]'
+holds "otherwise it does not" lean.json 'd["nll"] != load("dense.json")["nll"] and d["bytes"]["payload"] < load("dense.json")["bytes"]["payload"]'
 
 printf 'score: {window: {rows: 8}}\nselect: top_k\nquota: {fixed: {}}\nbudget: 0.25\ntiers: [f16]\n' >mine.yaml
 score --skip 5 --context 200 --tokens 8 --policy mine.yaml >mine.json
