@@ -17,6 +17,7 @@ typedef struct sections {
     head_items *h;
     double p, q; /* thresholds on a mean */
     int now;     /* position of the token that comes next */
+    uint8_t *outside; /* [n] of the window */
 } sections;
 
 /* The position that DiffKV stores with an item's score: tokens seen since are the queries counted. */
@@ -39,7 +40,7 @@ static int least(const sections *s, int tier, double *mean) {
     int best = -1;
     *mean = INFINITY;
     for (int i = 0; i < s->h->n; i++) {
-        if (s->h->target[i] != tier || !outside_window(s, i)) continue;
+        if (s->h->target[i] != tier || !s->outside[i]) continue;
         double m = (double)s->h->score[i];
         if (best < 0 || m < *mean || (m == *mean && s->h->pos[i] > s->h->pos[best])) best = i, *mean = m;
     }
@@ -128,17 +129,17 @@ static bool step_v1(const sections *s) {
 }
 
 void leankv_decode(const leankv *c, const decision *d, head_items *h) {
-    sections s = {.c = c, .d = d, .h = h, .now = d->n_tokens};
+    sections s = {.c = c, .d = d, .h = h, .now = d->n_tokens, .outside = (uint8_t *)d->tmp};
     double per = c->base_decode == BASE_DECODE_KEPT ? h->n : d->n_tokens;
     s.p = leankv_alpha_l(c, d, h->layer) * d->scale / per;
     s.q = c->alpha_h * d->scale / per;
     for (int i = 0; i < h->n; i++) {
-        bool leaves = h->tier_now[i] == 0 && outside_window(&s, i);
+        s.outside[i] = outside_window(&s, i);
         h->score[i] = (float)mean_of(&s, i);
-        h->target[i] = leaves && c->high != 0 ? c->high : h->tier_now[i];
+        h->target[i] = h->tier_now[i] == 0 && s.outside[i] ? c->high : h->tier_now[i];
     }
     if (c->mode == LEANKV_PAPER) step_paper(&s);
     else repeat(&s, c->mode == LEANKV_V1 ? step_v1 : step_code);
     for (int i = 0; i < h->n && c->eager && c->has_low; i++)
-        if (h->target[i] == c->low && h->tier_now[i] == c->low && outside_window(&s, i) && (double)h->score[i] < s.p) h->target[i] = KV_DROP;
+        if (h->target[i] == c->low && h->tier_now[i] == c->low && s.outside[i] && (double)h->score[i] < s.p) h->target[i] = KV_DROP;
 }
