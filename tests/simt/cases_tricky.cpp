@@ -70,6 +70,24 @@ __global__ void atomics_everywhere(int *bins, unsigned long long *total, float *
     __syncthreads();
     if (t < 4) atomicAdd(&bins[t], c[t]);
 }
+// Half precision throughout: shuffles and atomics of 2 and 4 bytes. All values stay integers below 2,048, so order does not matter.
+__global__ void half_sums(const __half2 *x, int n, __half2 *total, __half *n_low, __nv_bfloat162 *most) {
+    __half2 sum = __float2half2_rn(0.0f);
+    __half2 largest = sum;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+        sum = __hfma2(x[i], __float2half2_rn(2.0f), sum);
+        largest = __hmax2(largest, x[i]);
+    }
+    UNROLL
+    for (int offset = 16; offset; offset >>= 1) {
+        sum = __hadd2(sum, __shfl_xor_sync(WARP_FULL, sum, offset));
+        largest = __hmax2(largest, __shfl_xor_sync(WARP_FULL, largest, offset));
+    }
+    if ((threadIdx.x & 31) != 0) return;
+    atomicAdd(total, sum);
+    if (__hlt(__low2half(sum), __high2half(sum))) atomicAdd(n_low, __float2half(1.0f));
+    most[blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5)] = __floats2bfloat162_rn(__low2float(largest), __high2float(largest));
+}
 __global__ void read_atomics(const int *bins, int *out) { out[threadIdx.x] = bins[threadIdx.x & 3]; }
 
 // Whole blocks leave before the barrier; the others have three dimensions and no full warp.
@@ -152,6 +170,33 @@ static bool run_atomics() {
     for (int i = 0; ok && i < 32; i++) ok = i % 4 == 3 ? got[i] >= 3 * 95 && got[i] <= 3 * (95 + 24) : got[i] == 72;
     return ok;
 }
+static bool run_half_sums() {
+    const int n = 300, n_warps = 4;
+    std::vector<float> x(2 * n);
+    std::vector<unsigned> bits(n);
+    float total[2] = {0, 0}, sums[n_warps][2] = {}, most[n_warps][2] = {}, n_low = 0;
+    for (int i = 0; i < 2 * n; i++) {
+        x[i] = static_cast<float>(next_random() % 3);
+        bits[i / 2] |= (x[i] == 0.0f ? 0u : x[i] == 1.0f ? 0x3c00u : 0x4000u) << 16 * (i % 2);
+        const int warp = i / 2 % 128 / 32;
+        total[i % 2] += 2.0f * x[i];
+        sums[warp][i % 2] += 2.0f * x[i];
+        if (x[i] > most[warp][i % 2]) most[warp][i % 2] = x[i];
+    }
+    for (int w = 0; w < n_warps; w++) n_low += sums[w][0] < sums[w][1];
+    Buffer<unsigned> d_x(bits), d_total(std::vector<unsigned>(1, 0)), d_most(std::vector<unsigned>(n_warps, 0)), d_low(std::vector<unsigned>(1, 0));
+    LAUNCH(half_sums, dim3(2), dim3(64), 0, 0, reinterpret_cast<const __half2 *>(static_cast<unsigned *>(d_x)), n,
+           reinterpret_cast<__half2 *>(static_cast<unsigned *>(d_total)), reinterpret_cast<__half *>(static_cast<unsigned *>(d_low)),
+           reinterpret_cast<__nv_bfloat162 *>(static_cast<unsigned *>(d_most)));
+    const unsigned got = d_total.get()[0], low = d_low.get()[0];
+    const std::vector<unsigned> largest = d_most.get();
+    bool ok = d_total.ok() && d_low.ok() && d_most.ok() && __half2float(__ushort_as_half(low & 0xffffu)) == n_low;
+    for (int k = 0; k < 2; k++) {
+        ok = ok && __half2float(__ushort_as_half(got >> 16 * k & 0xffffu)) == total[k];
+        for (int w = 0; w < n_warps; w++) ok = ok && __bfloat162float(__ushort_as_bfloat16(largest[w] >> 16 * k & 0xffffu)) == most[w][k];
+    }
+    return ok;
+}
 static bool run_leaving() {
     Buffer<int> out(size_t(120));
     LAUNCH(blocks_that_leave, dim3(5), dim3(5, 4, 3), 0, 0, out, 2);
@@ -164,6 +209,6 @@ static bool run_leaving() {
 const std::vector<Case> &tricky_cases() {
     static const std::vector<Case> cases = {{"neighbouring bytes", run_bytes}, {"part-warp masks", run_part_warps},
                                             {"memory used again", run_used_again}, {"atomics everywhere", run_atomics},
-                                            {"blocks that leave", run_leaving}};
+                                            {"blocks that leave", run_leaving},      {"sums in half", run_half_sums}};
     return cases;
 }

@@ -54,7 +54,7 @@ template <size_t bytes, Access access> static inline bool quick_at_site(const vo
 void atomic_access(Site site, const void *p, size_t bytes) {
     Fiber *f = hooked;
     if (!f) return;
-    if (bytes == 4 ? quick_at_site<4, Access::atomic>(p, site) : quick_at_site<8, Access::atomic>(p, site)) return;
+    if (bytes == 4 && quick_at_site<4, Access::atomic>(p, site)) return;
     hooked = nullptr;
     if (counting) totals.atomics++;
     check_access(p, bytes, Access::atomic, at_site(site));

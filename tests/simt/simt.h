@@ -88,9 +88,9 @@ template <class T> T reduce(Site s, Op on_signed, Op on_unsigned, unsigned m, T 
 // Atomics: the access is checked, then done with the host's own atomic operations, since blocks may run on several host threads.
 template <class T> struct Same { typedef T type; };
 template <class T, class F> SIMT_NOSAN T atomic_update(Site s, T *p, F next) {
-    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "atomics take 4 or 8 bytes");
+    static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8, "atomics take 2, 4 or 8 bytes");
     atomic_access(s, p, sizeof(T));
-    typedef typename std::conditional<sizeof(T) == 4, uint32_t, uint64_t>::type U;
+    typedef typename std::conditional<sizeof(T) == 2, uint16_t, typename std::conditional<sizeof(T) == 4, uint32_t, uint64_t>::type>::type U;
     U *u = reinterpret_cast<U *>(p), old = __atomic_load_n(u, __ATOMIC_RELAXED), fresh;
     T value;
     do {

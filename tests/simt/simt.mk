@@ -33,7 +33,7 @@ $(SIMT_BUILD)/counted/%.o: tests/simt/%.cpp
 $(SIMT_BUILD)/toolkit/test_types.o: tests/simt/test_types.cpp
 	@mkdir -p $(@D)
 	$(SIMT_CXX) $(SIMT_FLAGS) -O1 $(if $(SIMT_TOOLKIT),-DWITH_TOOLKIT) -MMD -MP -c -o $@ $<
-$(SIMT_BUILD)/toolkit/types_toolkit.o: tests/simt/types_toolkit.cpp
+$(SIMT_BUILD)/toolkit/types_toolkit.o: tests/simt/types_toolkit.cpp tests/simt/types_api.inc
 	@mkdir -p $(@D)
 	$(SIMT_CXX) -std=c++17 -O1 -isystem $(dir $(SIMT_TOOLKIT)) -c -o $@ $<
 

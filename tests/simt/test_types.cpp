@@ -2,6 +2,7 @@
 #include "harness.h"
 #include "../../kernels/cuda/compat/fp8.h"
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 #define NAME(f) own_##f
@@ -19,8 +20,17 @@ uint8_t toolkit_float_to_fp8(float, int, int);
 uint16_t toolkit_fp8_to_half(uint8_t, int);
 uint8_t toolkit_half_to_fp8(uint16_t, int, int);
 uint32_t toolkit_fp8_class_to_float(uint8_t, int);
-uint16_t toolkit_half_op(int, uint16_t, uint16_t);
-uint16_t toolkit_bf16_op(int, uint16_t, uint16_t);
+#define EITHER(h)                                                                                                      \
+    uint16_t toolkit_##h##_op(int, uint16_t, uint16_t);                                                                \
+    uint32_t toolkit_##h##_compare(uint16_t, uint16_t);                                                                \
+    uint32_t toolkit_##h##_pair_op(int, uint32_t, uint32_t);                                                           \
+    int64_t toolkit_##h##_to_integer(int, uint16_t);                                                                   \
+    uint16_t toolkit_##h##_from_integer(int, int64_t);                                                                 \
+    uint16_t toolkit_##h##_directed(float, int);                                                                       \
+    uint16_t toolkit_##h##_from_double(double);
+EITHER(half)
+EITHER(bfloat16)
+#undef EITHER
 void toolkit_layout(size_t[48]);
 }
 #endif
@@ -108,11 +118,155 @@ static void test_fp8() {
     }
 }
 
-static void test_arithmetic() {
-    CHECK(own_half_op(0, 0x3c00, 0x3c00) == 0x4000 && own_half_op(2, 0x4000, 0x4200) == 0x4600, "half 1+1, 2*3");
-    CHECK(own_bf16_op(1, 0x4040, 0x3f80) == 0x4000, "bf16 3-1");
+static void test_pairs() {
     const __half2 pair = __floats2half2_rn(1.5f, -2.0f);
     CHECK(__low2float(pair) == 1.5f && __high2float(pair) == -2.0f, "half2");
+}
+
+// ---- arithmetic against its definition: the nearest code to the exact result ----------------------------------------------------------
+
+static uint32_t random_state = 1;
+static uint32_t random_bits() {
+    random_state = random_state * 1664525u + 1013904223u;
+    return random_state >> 16 | (random_state * 40503u & 0xffff0000u);
+}
+
+struct Exact { // high + low, unevaluated; low says which side of high the value lies on
+    double high, low;
+};
+static Exact exact_sum(double a, double b) {
+    const double s = a + b, part = s - a;
+    return {s, (a - (s - part)) + (b - part)};
+}
+// Three times as precise as float's quotient, and its remainder's sign.
+static Exact exact_quotient(double a, double b) {
+    const double q = a / b;
+    return {q, std::fma(-q, b, a) / b};
+}
+
+struct Format {
+    int n_exponent, n_mantissa, infinity;
+    uint16_t (*from_float)(float);
+    float value(uint16_t h) const {
+        if ((h & 0x7fff) > infinity) return NAN;
+        if ((h & 0x7fff) == infinity) return h & 0x8000 ? -INFINITY : INFINITY;
+        return static_cast<float>(value_of(h, n_exponent, n_mantissa));
+    }
+    // The code nearest to e, which is finite and not zero.
+    uint16_t nearest_to(Exact e) const {
+        const uint32_t sign = e.high < 0 ? 0x8000u : 0u;
+        if (sign) e = {-e.high, -e.low};
+        int low = 0, high = infinity; // the value of `low` is at most e
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            const double d = e.high - value_of(middle, n_exponent, n_mantissa);
+            (d > 0 || (d == 0 && e.low >= 0) ? low : high) = middle;
+        }
+        const double half_way = (value_of(low, n_exponent, n_mantissa) + value_of(low + 1, n_exponent, n_mantissa)) / 2, d = e.high - half_way;
+        const bool up = d > 0 || (d == 0 && (e.low > 0 || (e.low == 0 && (low & 1))));
+        return static_cast<uint16_t>(sign | static_cast<uint32_t>(low + up));
+    }
+    // One operand in four is special, and they are often close together.
+    uint16_t operand(uint16_t near) const {
+        const uint32_t r = random_bits();
+        const uint16_t special[] = {0, 0x8000, 1, 0x8001, static_cast<uint16_t>(infinity), static_cast<uint16_t>(infinity | 0x8000),
+                                    static_cast<uint16_t>(infinity + 1), static_cast<uint16_t>(infinity - 1), static_cast<uint16_t>(1 << n_mantissa)};
+        if (r % 8 == 0) return special[(r >> 8) % 9];
+        if (r % 8 == 1) return static_cast<uint16_t>(near + (r >> 8 & 7) - 3);
+        if (r % 8 == 2) return static_cast<uint16_t>(near ^ 0x8000 ^ (r >> 8 & 0x3f));
+        return static_cast<uint16_t>(r >> 8);
+    }
+};
+static const Format half_format = {5, 10, 0x7c00, own_float_to_half}, bf16_format = {8, 7, 0x7f80, own_float_to_bf16};
+
+static void check_result(const Format &format, const char *what, uint16_t got, double plain, Exact exact) {
+    if (std::isnan(plain)) CHECK(got == 0x7fff, "%s is no number but %04x", what, got);
+    else if (std::isinf(plain) || plain == 0) CHECK(got == format.from_float(static_cast<float>(plain)), "%s: %04x", what, got);
+    else CHECK(got == format.nearest_to(exact), "%s: %04x, not %04x", what, got, format.nearest_to(exact));
+}
+
+template <class H, class Op, class Fma> static void test_format(const Format &format, H (*as)(unsigned short), Op op, Fma bits_of) {
+    for (int i = 0; i < 300000; i++) {
+        const uint16_t ha = static_cast<uint16_t>(random_bits()), hb = format.operand(ha), hc = format.operand(hb);
+        const double a = format.value(ha), b = format.value(hb), c = format.value(hc);
+        char what[64];
+        snprintf(what, sizeof what, "%04x, %04x, %04x of %d bits", ha, hb, hc, format.n_mantissa);
+        check_result(format, what, op(0, ha, hb), a + b, exact_sum(a, b));
+        check_result(format, what, op(1, ha, hb), a - b, exact_sum(a, -b));
+        check_result(format, what, op(2, ha, hb), a * b, {a * b, 0});
+        check_result(format, what, op(3, ha, hb), a / b, exact_quotient(a, b));
+        check_result(format, what, bits_of(__hfma(as(ha), as(hb), as(hc))), a * b + c, exact_sum(a * b, c));
+        const uint16_t fused = bits_of(__hfma(as(ha), as(hb), as(hc)));
+        const float clamped = std::isnan(format.value(fused)) ? 0.0f : std::fmin(std::fmax(format.value(fused), 0.0f), 1.0f);
+        CHECK(format.value(bits_of(__hfma_sat(as(ha), as(hb), as(hc)))) == clamped, "%s, saturated", what);
+        const uint16_t relu = bits_of(__hfma_relu(as(ha), as(hb), as(hc)));
+        CHECK(std::isnan(format.value(fused)) ? relu == 0x7fff : format.value(relu) == std::fmax(format.value(fused), 0.0f), "%s, relu", what);
+    }
+}
+
+static void test_arithmetic() {
+    test_format<__half>(half_format, __ushort_as_half, own_half_op, __half_as_ushort);
+    test_format<__nv_bfloat16>(bf16_format, __ushort_as_bfloat16, own_bfloat16_op, __bfloat16_as_ushort);
+    // Rounded in double first, this would end a tie upwards.
+    const __half a = __ushort_as_half(0x3c01), tiny = __ushort_as_half(0x0001);
+    CHECK(__half_as_ushort(__hfma(a, __half(0.5f), __hneg(tiny))) == half_format.nearest_to(exact_sum(1.0009765625 * 0.5, -5.9604644775390625e-8)), "fma");
+    CHECK(own_half_pair_op(0, 0x40003c00, 0x3c003c00) == 0x42004000, "two sums at once");
+}
+
+template <class Compare> static void test_comparisons_of(const Format &format, Compare compare) {
+    for (int i = 0; i < 200000; i++) {
+        const uint16_t ha = i < 65536 ? static_cast<uint16_t>(i) : format.operand(static_cast<uint16_t>(i)), hb = format.operand(ha);
+        const float a = format.value(ha), b = format.value(hb);
+        const bool none = std::isnan(a) || std::isnan(b), plain[] = {a == b, !none && a != b, a < b, a <= b, a > b, a >= b};
+        uint32_t expected = 0;
+        for (bool one : plain) expected = expected << 1 | one;
+        for (bool one : plain) expected = expected << 1 | (one || none);
+        for (int op = 0; op < 6; op++) expected = expected << 1 | (plain[op] || (op == 1 && none)); // operator!= holds for no number
+        expected = expected << 3 | static_cast<uint32_t>(std::isnan(a) << 2) | static_cast<uint32_t>((std::isinf(a) && a > 0) << 1) |
+                   static_cast<uint32_t>(std::isinf(a) && a < 0);
+        CHECK(compare(ha, hb) == expected, "%04x compared with %04x", ha, hb);
+    }
+}
+static void test_comparisons() {
+    test_comparisons_of(half_format, own_half_compare);
+    test_comparisons_of(bf16_format, own_bfloat16_compare);
+}
+
+// Every pattern, in all four rounding modes; out of range goes to the nearest there is.
+static void test_to_integers() {
+    for (uint32_t h = 0; h < 65536; h++) {
+        const __half a = __ushort_as_half(static_cast<uint16_t>(h));
+        const __nv_bfloat16 b = __ushort_as_bfloat16(static_cast<uint16_t>(h));
+        const double v = half_format.value(static_cast<uint16_t>(h)), w = bf16_format.value(static_cast<uint16_t>(h));
+        auto limited = [](double x, double low, double high) { return std::isnan(x) ? 0.0 : std::fmin(std::fmax(x, low), high); };
+        const double rounded[4] = {std::nearbyint(v), std::trunc(v), std::floor(v), std::ceil(v)};
+        const double wide[4] = {std::nearbyint(w), std::trunc(w), std::floor(w), std::ceil(w)};
+        const int ints[4] = {__half2int_rn(a), __half2int_rz(a), __half2int_rd(a), __half2int_ru(a)};
+        const unsigned short shorts[4] = {__half2ushort_rn(a), __half2ushort_rz(a), __half2ushort_rd(a), __half2ushort_ru(a)};
+        const short bf_shorts[4] = {__bfloat162short_rn(b), __bfloat162short_rz(b), __bfloat162short_rd(b), __bfloat162short_ru(b)};
+        const unsigned bf_uints[4] = {__bfloat162uint_rn(b), __bfloat162uint_rz(b), __bfloat162uint_rd(b), __bfloat162uint_ru(b)};
+        for (int mode = 0; mode < 4; mode++) {
+            CHECK(ints[mode] == limited(rounded[mode], -2147483648.0, 2147483647.0), "half %04x to int, mode %d: %d", h, mode, ints[mode]);
+            CHECK(shorts[mode] == limited(rounded[mode], 0, 65535), "half %04x to ushort, mode %d", h, mode);
+            CHECK(bf_shorts[mode] == limited(wide[mode], -32768, 32767), "bf16 %04x to short, mode %d", h, mode);
+            CHECK(bf_uints[mode] == limited(wide[mode], 0, 4294967295.0), "bf16 %04x to uint, mode %d", h, mode);
+        }
+    }
+}
+
+static void test_from_integers() {
+    for (int i = 0; i < 200000; i++) {
+        const int n_bits = 1 + static_cast<int>(random_bits() % 64);
+        const int64_t v = static_cast<int64_t>((static_cast<uint64_t>(random_bits()) << 32 | random_bits()) >> (64 - n_bits)) ^ -static_cast<int64_t>(i & 1);
+        const Exact exact = exact_sum(static_cast<double>(v - (v & 0xffffffff)), static_cast<double>(v & 0xffffffff));
+        for (const Format *f : {&half_format, &bf16_format}) {
+            const uint16_t got = f == &half_format ? own_half_from_integer(4, v) : own_bfloat16_from_integer(4, v);
+            CHECK(got == (v ? f->nearest_to(exact) : 0), "%lld to %d bits: %04x", static_cast<long long>(v), f->n_mantissa, got);
+            const int as_int = static_cast<int>(v);
+            const uint16_t from_int = f == &half_format ? own_half_from_integer(0, as_int) : own_bfloat16_from_integer(0, as_int);
+            CHECK(from_int == (as_int ? f->nearest_to({static_cast<double>(as_int), 0}) : 0), "%d to %d bits: %04x", as_int, f->n_mantissa, from_int);
+        }
+    }
 }
 
 #ifdef WITH_TOOLKIT
@@ -139,11 +293,6 @@ static void test_toolkit() {
         for (int k = 0; k < 4; k++) {
             CHECK(own_half_to_fp8(b, k & 1, k >> 1) == toolkit_half_to_fp8(b, k & 1, k >> 1), "half %04x to fp8 kind %d", h, k);
         }
-        const uint16_t c = static_cast<uint16_t>(h * 40503u >> 3);
-        for (int op = 0; op < 3; op++) {
-            CHECK(own_half_op(op, b, c) == toolkit_half_op(op, b, c), "half %04x op %d %04x", h, op, c);
-            CHECK(own_bf16_op(op, b, c) == toolkit_bf16_op(op, b, c), "bf16 %04x op %d %04x", h, op, c);
-        }
     }
     for (int x = 0; x < 256; x++) {
         for (int e5m2 = 0; e5m2 < 2; e5m2++) {
@@ -161,15 +310,46 @@ static void test_toolkit() {
     compare_float(NAN);
     compare_float(-NAN);
 }
+
+static void test_toolkit_arithmetic() {
+#define EITHER(h, format)                                                                                              \
+    for (int i = 0; i < 400000; i++) {                                                                                 \
+        const uint16_t a = static_cast<uint16_t>(i), b = format.operand(a);                                            \
+        const uint32_t pair = a | static_cast<uint32_t>(b) << 16, other = b | random_bits() << 16;                     \
+        for (int op = i % 2; op < 17; op += 2) CHECK(own_##h##_op(op, a, b) == toolkit_##h##_op(op, a, b), #h " %04x op %d %04x: %04x %04x", a, op, b, own_##h##_op(op, a, b), toolkit_##h##_op(op, a, b)); \
+        CHECK(own_##h##_compare(a, b) == toolkit_##h##_compare(a, b), #h " %04x compared with %04x", a, b);            \
+        for (int op = i % 3; op < 26; op += 3) CHECK(own_##h##_pair_op(op, pair, other) == toolkit_##h##_pair_op(op, pair, other), #h " pair %08x op %d %08x: %08x %08x", pair, op, other, own_##h##_pair_op(op, pair, other), toolkit_##h##_pair_op(op, pair, other)); \
+        const int64_t wide = static_cast<int64_t>((static_cast<uint64_t>(random_bits()) << 32 | random_bits()) >> (i % 64)) ^ -static_cast<int64_t>(b & 1); \
+        const double value = format.value(a);                                                                          \
+        for (int kind = 0; kind < 6; kind++) {                                                                         \
+            CHECK(own_##h##_from_integer(kind, wide) == toolkit_##h##_from_integer(kind, wide), "%lld to " #h " kind %d: %04x %04x", static_cast<long long>(wide), kind, own_##h##_from_integer(kind, wide), toolkit_##h##_from_integer(kind, wide)); \
+            /* At the powers of two just past an integer type the toolkit's host code leaves the result to the compiler. */ \
+            if (std::fabs(value) == 2147483648.0 || value == 4294967296.0 || std::fabs(value) == 9223372036854775808.0 || value == 18446744073709551616.0) continue; \
+            CHECK(own_##h##_to_integer(kind, a) == toolkit_##h##_to_integer(kind, a), #h " %04x to integer, kind %d: %lld %lld", a, kind, static_cast<long long>(own_##h##_to_integer(kind, a)), static_cast<long long>(toolkit_##h##_to_integer(kind, a))); \
+        }                                                                                                              \
+        const float f = from_bits(random_bits());                                                                      \
+        const double d = static_cast<double>(format.value(a)) + format.value(b) * 1e-9;                                \
+        CHECK(own_##h##_directed(f, i & 1) == toolkit_##h##_directed(f, i & 1), "%a to " #h ", rounded %s", f, i & 1 ? "up" : "down"); \
+        CHECK(own_##h##_from_double(d) == toolkit_##h##_from_double(d), "%a to " #h, d);                               \
+    }
+    EITHER(half, half_format)
+    EITHER(bfloat16, bf16_format)
+#undef EITHER
+}
 #endif
 
 int main() {
     RUN(test_half);
     RUN(test_bf16);
     RUN(test_fp8);
+    RUN(test_pairs);
     RUN(test_arithmetic);
+    RUN(test_comparisons);
+    RUN(test_to_integers);
+    RUN(test_from_integers);
 #ifdef WITH_TOOLKIT
     RUN(test_toolkit);
+    RUN(test_toolkit_arithmetic);
 #else
     puts("ok types: equal to the toolkit's # SKIP the toolkit's headers are not installed");
 #endif

@@ -1,6 +1,5 @@
 // half, half2, bf16 and bf16x2 for compilers without the toolkit: conversions equal its host functions bit for bit (tests/simt compares
-// all 65,536 patterns and every rounding boundary). Arithmetic goes through float: float has more than twice the digits plus two of
-// both formats, so the second rounding never changes a sum, difference, product or quotient.
+// all 65,536 patterns and every rounding boundary). What computes with them is in float16_math.h.
 #pragma once
 #include "vector.h"
 
@@ -46,6 +45,9 @@ constexpr uint16_t bf16_bits_from_float(float f, bool nearest) {
 struct __half_raw {
     unsigned short x;
 };
+struct __nv_bfloat16_raw {
+    unsigned short x;
+};
 
 struct alignas(2) __half {
     unsigned short __x;
@@ -59,6 +61,7 @@ struct alignas(2) __half {
 struct alignas(2) __nv_bfloat16 {
     unsigned short __x;
     __nv_bfloat16() = default;
+    constexpr __nv_bfloat16(__nv_bfloat16_raw raw) : __x(raw.x) {}
     constexpr __nv_bfloat16(float f) : __x(bf16_bits_from_float(f, true)) {}
     constexpr operator float() const { return bits_float(static_cast<uint32_t>(__x) << 16); }
 };
@@ -71,6 +74,8 @@ struct alignas(4) __nv_bfloat162 {
 };
 typedef __half half;
 typedef __half2 half2;
+typedef __nv_bfloat16 nv_bfloat16;
+typedef __nv_bfloat162 nv_bfloat162;
 
 constexpr __half __ushort_as_half(unsigned short bits) { return __half(__half_raw{bits}); }
 constexpr unsigned short __half_as_ushort(__half h) { return h.__x; }
@@ -82,25 +87,20 @@ constexpr __half2 __halves2half2(__half a, __half b) { return {a, b}; }
 constexpr __half2 __half2half2(__half a) { return {a, a}; }
 constexpr __half __low2half(__half2 v) { return v.x; }
 constexpr __half __high2half(__half2 v) { return v.y; }
+constexpr __half2 __low2half2(__half2 v) { return {v.x, v.x}; }
+constexpr __half2 __high2half2(__half2 v) { return {v.y, v.y}; }
+constexpr __half2 __lows2half2(__half2 a, __half2 b) { return {a.x, b.x}; }
+constexpr __half2 __highs2half2(__half2 a, __half2 b) { return {a.y, b.y}; }
+constexpr __half2 make_half2(__half x, __half y) { return {x, y}; }
 constexpr float __low2float(__half2 v) { return __half2float(v.x); }
 constexpr float __high2float(__half2 v) { return __half2float(v.y); }
 constexpr __half2 __floats2half2_rn(float a, float b) { return {__half(a), __half(b)}; }
 constexpr __half2 __float22half2_rn(float2 v) { return {__half(v.x), __half(v.y)}; }
 constexpr __half2 __float2half2_rn(float a) { return {__half(a), __half(a)}; }
 constexpr float2 __half22float2(__half2 v) { return {__half2float(v.x), __half2float(v.y)}; }
-constexpr __half __hadd(__half a, __half b) { return __half(__half2float(a) + __half2float(b)); }
-constexpr __half __hsub(__half a, __half b) { return __half(__half2float(a) - __half2float(b)); }
-constexpr __half __hmul(__half a, __half b) { return __half(__half2float(a) * __half2float(b)); }
-constexpr __half __hneg(__half a) { return __ushort_as_half(static_cast<unsigned short>(a.__x ^ 0x8000u)); }
-constexpr bool __hlt(__half a, __half b) { return __half2float(a) < __half2float(b); }
-constexpr bool __hgt(__half a, __half b) { return __half2float(a) > __half2float(b); }
 
 constexpr unsigned short __bfloat16_as_ushort(__nv_bfloat16 b) { return b.__x; }
-constexpr __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) {
-    __nv_bfloat16 b(0.0f);
-    b.__x = bits;
-    return b;
-}
+constexpr __nv_bfloat16 __ushort_as_bfloat16(unsigned short bits) { return __nv_bfloat16(__nv_bfloat16_raw{bits}); }
 constexpr float __bfloat162float(__nv_bfloat16 b) { return static_cast<float>(b); }
 constexpr __nv_bfloat16 __float2bfloat16(float f) { return __nv_bfloat16(f); }
 constexpr __nv_bfloat16 __float2bfloat16_rn(float f) { return __nv_bfloat16(f); }
@@ -109,15 +109,16 @@ constexpr __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {__nv_
 constexpr __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 a, __nv_bfloat16 b) { return {a, b}; }
 constexpr float __low2float(__nv_bfloat162 v) { return __bfloat162float(v.x); }
 constexpr float __high2float(__nv_bfloat162 v) { return __bfloat162float(v.y); }
+constexpr __nv_bfloat162 __float22bfloat162_rn(float2 v) { return {__nv_bfloat16(v.x), __nv_bfloat16(v.y)}; }
+constexpr __nv_bfloat162 __float2bfloat162_rn(float a) { return {__nv_bfloat16(a), __nv_bfloat16(a)}; }
+constexpr __nv_bfloat162 __bfloat162bfloat162(__nv_bfloat16 a) { return {a, a}; }
+constexpr __nv_bfloat16 __low2bfloat16(__nv_bfloat162 v) { return v.x; }
+constexpr __nv_bfloat16 __high2bfloat16(__nv_bfloat162 v) { return v.y; }
+constexpr __nv_bfloat162 __low2bfloat162(__nv_bfloat162 v) { return {v.x, v.x}; }
+constexpr __nv_bfloat162 __high2bfloat162(__nv_bfloat162 v) { return {v.y, v.y}; }
+constexpr __nv_bfloat162 __lows2bfloat162(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.x, b.x}; }
+constexpr __nv_bfloat162 __highs2bfloat162(__nv_bfloat162 a, __nv_bfloat162 b) { return {a.y, b.y}; }
+constexpr __nv_bfloat162 make_bfloat162(__nv_bfloat16 x, __nv_bfloat16 y) { return {x, y}; }
 constexpr float2 __bfloat1622float2(__nv_bfloat162 v) { return {__bfloat162float(v.x), __bfloat162float(v.y)}; }
-constexpr __nv_bfloat16 __hadd(__nv_bfloat16 a, __nv_bfloat16 b) {
-    return __nv_bfloat16(__bfloat162float(a) + __bfloat162float(b));
-}
-constexpr __nv_bfloat16 __hsub(__nv_bfloat16 a, __nv_bfloat16 b) {
-    return __nv_bfloat16(__bfloat162float(a) - __bfloat162float(b));
-}
-constexpr __nv_bfloat16 __hmul(__nv_bfloat16 a, __nv_bfloat16 b) {
-    return __nv_bfloat16(__bfloat162float(a) * __bfloat162float(b));
-}
 
 } // namespace simt_types

@@ -1,6 +1,6 @@
 // fp8 e4m3 (4 exponent bits, no infinity, largest 448) and e5m2 (as half with two mantissa bits) for compilers without the toolkit.
 #pragma once
-#include "float16.h"
+#include "float16_math.h"
 
 inline namespace simt_types {
 
