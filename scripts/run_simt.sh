@@ -2,9 +2,11 @@
 # Builds and runs the tests of the SIMT executor (tests/simt) and of the kernels' building blocks (kernels/cuda). Prints "ok NAME", "not ok
 # NAME" or "ok NAME # SKIP reason" for each check; exit 1 when one failed. Needs g++, make and binutils; clang++ and nvcc are used where
 # they are present.
+# `run_simt.sh san` runs the executor, the checker and unhooked kernels under AddressSanitizer and UBSan, with g++ and fewer schedules.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 make=${MAKE:-make}
+config=${1:-release}
 jobs=$(nproc 2>/dev/null || echo 2)
 logs=build/simt
 mkdir -p "$logs"
@@ -39,8 +41,8 @@ run() { # prefix, program, arguments...
     fi
 }
 
-run_all() { # compiler, number of random schedules
-    local build=build/simt/$1 schedules=$2
+run_all() { # compiler, number of random schedules, what the build's name ends in
+    local build=build/simt/$1${3:-} schedules=$2
     run "$1 types" "$build/test_types"
     run "$1 plain" "$build/plain/test_executor"
     run "$1 plain" "$build/plain/test_streams"
@@ -80,6 +82,11 @@ compare_times() {
          }' "$logs/plain.times" "$logs/checked.times"
 }
 
+if [ "$config" = san ]; then
+    check "g++ builds the executor and its tests under sanitizers" "$make" --no-print-directory -j"$jobs" simt-programs SIMT_CXX=g++ config=san
+    run_all g++ 100 -san
+    exit $failed
+fi
 check "g++ builds the executor and its tests without a warning" "$make" --no-print-directory -j"$jobs" simt-programs SIMT_CXX=g++
 run_all g++ 1000
 check "the checker costs at most ten times the plain executor" checker_cost

@@ -43,15 +43,23 @@ static void on_fault(int, siginfo_t *info, void *) {
     _exit(3);
 }
 
-void arena_init() {
-    static thread_local bool has_stack;
-    if (!has_stack) { // an overflowing fiber has no room left for a handler
-        has_stack = true;
-        stack_t alternative = {};
-        alternative.ss_size = 64 << 10;
-        alternative.ss_sp = new char[alternative.ss_size];
-        sigaltstack(&alternative, nullptr);
+// An overflowing fiber has no room left for a handler. What was there before comes back when the thread ends.
+struct HandlerStack {
+    stack_t before{};
+    bool in_use = false; // a look at it makes the thread's own
+    char stack[64 << 10];
+    HandlerStack() {
+        stack_t mine = {};
+        mine.ss_size = sizeof stack;
+        mine.ss_sp = stack;
+        sigaltstack(&mine, &before);
     }
+    ~HandlerStack() { sigaltstack(&before, nullptr); }
+};
+
+void arena_init() {
+    static thread_local HandlerStack handler_stack;
+    handler_stack.in_use = true;
     if (arena) return;
     void *p = mmap(nullptr, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {

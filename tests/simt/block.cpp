@@ -8,7 +8,7 @@
 
 namespace simt {
 
-thread_local Worker *tls_worker;
+__thread Worker *tls_worker;
 
 // ---- run queue -------------------------------------------------------------------------------------------------------------------
 
@@ -64,15 +64,16 @@ const ThreadInfo *thread_info() { return info_of(*tls_worker->current); }
 
 static void switch_away(Worker &w) {
     Fiber *from = w.current;
+    const auto go = from->state == State::exited || w.aborted ? context_leave : context_switch;
     if (w.queue.count == 0 || w.aborted) {
         w.current = nullptr;
-        context_switch(&from->context, &w.scheduler);
+        go(&from->context, &w.scheduler);
         return;
     }
     Fiber *to = &w.fibers[w.queue.pop()];
     if (to == from) return;
     w.current = to;
-    context_switch(&from->context, &to->context);
+    go(&from->context, &to->context);
 }
 
 void yield(Worker &w) { switch_away(w); }
@@ -96,6 +97,7 @@ void release_fiber(Worker &w, Fiber &f) {
 }
 
 static void fiber_main() {
+    context_entered();
     Worker &w = *tls_worker;
     Fiber &f = *w.current;
     if (checking || counting) hooked = &f;

@@ -153,6 +153,7 @@ void *__tsan_memmove(void *to, const void *from, size_t n) {
         return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                 \
     }
 ATOMICS(8, char)
+ATOMICS(16, short)
 ATOMICS(32, int)
 ATOMICS(64, long)
 }

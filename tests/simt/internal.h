@@ -10,16 +10,35 @@
 
 namespace simt {
 
+#if defined(__SANITIZE_ADDRESS__)
+#define SIMT_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIMT_ADDRESS_SANITIZER 1
+#endif
+#endif
+#ifdef SIMT_ADDRESS_SANITIZER
+const size_t stack_bytes = 256 << 10; // its frames are larger
+#else
+const size_t stack_bytes = 64 << 10;
+#endif
 const unsigned max_threads = 1024, max_warps = 32;
-const size_t arena_bytes = size_t(4) << 30, stack_bytes = 64 << 10, shared_region_bytes = 1 << 20, max_host_threads = 16, red_zone_bytes = 256;
+const size_t arena_bytes = size_t(4) << 30, shared_region_bytes = 1 << 20, max_host_threads = 16, red_zone_bytes = 256;
 
 // ---- fibers ----------------------------------------------------------------------------------------------------------------------
 #if !defined(__x86_64__) && !defined(SIMT_UCONTEXT)
 #define SIMT_UCONTEXT 1
 #endif
-typedef void *Context; // the saved stack pointer, or a ucontext_t
-void context_make(Context *context, char *stack, size_t bytes, void (*entry)());
+struct Context {
+    void *saved = nullptr; // the stack pointer, or a ucontext_t
+    const void *stack = nullptr;
+    size_t bytes = 0;
+    void *sanitizers = nullptr; // what AddressSanitizer keeps of a stack that waits
+};
+void context_make(Context *context, char *stack, size_t bytes, void (*entry)()); // entry calls context_entered first
+void context_entered();
 void context_switch(Context *from, Context *to);
+void context_leave(Context *from, Context *to); // for the last time
 
 enum class State : uint8_t { runnable, at_barrier, in_collective, exited };
 
@@ -31,7 +50,7 @@ struct PendingCopy {
 };
 
 struct Fiber {
-    Context context = nullptr;
+    Context context;
     char *stack = nullptr; // ThreadInfo lies at its top
     uint64_t stamp = 0;    // the checker's: time of its last synchronisation and thread, as a record has them
     uint16_t thread = 0, lane = 0, warp = 0;
@@ -88,7 +107,7 @@ struct Worker {
     Launch *launch = nullptr;
     Fiber *fibers = nullptr;
     Fiber *current = nullptr;
-    Context scheduler = nullptr;
+    Context scheduler;
     RunQueue queue;
     Warp warps[max_warps];
     uint3 block{};
@@ -100,7 +119,7 @@ struct Worker {
     unsigned n_vars = 0;
     SharedVar vars[128];
 };
-extern thread_local Worker *tls_worker;
+extern __thread Worker *tls_worker;
 
 void run_block(Worker &w, Launch &launch, uint3 block);
 void yield(Worker &w);                      // run somebody else; returns when this fiber is picked again

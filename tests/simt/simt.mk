@@ -1,8 +1,10 @@
-# The SIMT executor and its tests: `make simt` builds and runs them. SIMT_CXX=clang++ builds with clang. No toolkit is needed.
+# The SIMT executor and its tests: `make simt` builds and runs them, config=san with the executor and unhooked kernels under sanitizers.
+# SIMT_CXX=clang++ builds with clang. No toolkit is needed.
 comma := ,
 SIMT_CXX    ?= g++
-SIMT_BUILD  ?= build/simt/$(SIMT_CXX)
+SIMT_BUILD  ?= build/simt/$(SIMT_CXX)$(if $(filter san,$(config)),-san)
 SIMT_FLAGS  := -std=c++17 -g -Wall -Wextra -Werror -fno-strict-aliasing -ffp-contract=off -pthread -Itests/simt
+SIMT_SAN    := $(if $(filter san,$(config)),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 # The checker's hooks: the sanitizer's calls, answered by our library, so programs are linked without the flag.
 SIMT_HOOKED := -O1 -fsanitize=thread $(if $(findstring clang,$(SIMT_CXX)),-mllvm -tsan-instrument-func-entry-exit=0,--param tsan-instrument-func-entry-exit=0)
 SIMT_COUNTED := $(SIMT_HOOKED) $(if $(findstring clang,$(SIMT_CXX)),-fsanitize-coverage=bb$(comma)no-prune$(comma)trace-pc,-fsanitize-coverage=trace-pc)
@@ -15,15 +17,15 @@ SIMT_PROGRAMS := $(patsubst %,$(SIMT_BUILD)/%,test_types plain/test_samples plai
 
 .PHONY: simt simt-programs
 simt:
-	@MAKE="$(MAKE)" scripts/run_simt.sh
+	@MAKE="$(MAKE)" scripts/run_simt.sh $(config)
 simt-programs: $(SIMT_PROGRAMS)
 
 $(SIMT_BUILD)/%.o: tests/simt/%.cpp
 	@mkdir -p $(@D)
-	$(SIMT_CXX) $(SIMT_FLAGS) -O2 -MMD -MP -c -o $@ $<
+	$(SIMT_CXX) $(SIMT_FLAGS) $(SIMT_SAN) -O2 -MMD -MP -c -o $@ $<
 $(SIMT_BUILD)/plain/%.o: tests/simt/%.cpp
 	@mkdir -p $(@D)
-	$(SIMT_CXX) $(SIMT_FLAGS) -O2 -MMD -MP -c -o $@ $<
+	$(SIMT_CXX) $(SIMT_FLAGS) $(SIMT_SAN) -O2 -MMD -MP -c -o $@ $<
 $(SIMT_BUILD)/checked/%.o: tests/simt/%.cpp
 	@mkdir -p $(@D)
 	$(SIMT_CXX) $(SIMT_FLAGS) $(SIMT_HOOKED) -MMD -MP -c -o $@ $<
@@ -32,7 +34,7 @@ $(SIMT_BUILD)/counted/%.o: tests/simt/%.cpp
 	$(SIMT_CXX) $(SIMT_FLAGS) $(SIMT_COUNTED) -MMD -MP -c -o $@ $<
 $(SIMT_BUILD)/toolkit/test_types.o: tests/simt/test_types.cpp
 	@mkdir -p $(@D)
-	$(SIMT_CXX) $(SIMT_FLAGS) -O1 $(if $(SIMT_TOOLKIT),-DWITH_TOOLKIT) -MMD -MP -c -o $@ $<
+	$(SIMT_CXX) $(SIMT_FLAGS) $(SIMT_SAN) -O1 $(if $(SIMT_TOOLKIT),-DWITH_TOOLKIT) -MMD -MP -c -o $@ $<
 $(SIMT_BUILD)/toolkit/types_toolkit.o: tests/simt/types_toolkit.cpp tests/simt/types_api.inc
 	@mkdir -p $(@D)
 	$(SIMT_CXX) -std=c++17 -O1 -isystem $(dir $(SIMT_TOOLKIT)) -c -o $@ $<
@@ -49,7 +51,7 @@ $(SIMT_BUILD)/checked/test_bugs: $(patsubst %,$(SIMT_BUILD)/checked/%.o,test_bug
 $(SIMT_BUILD)/checked/test_races: $(SIMT_BUILD)/checked/test_races.o $(SIMT_LIB)
 $(SIMT_BUILD)/counted/test_count: $(SIMT_BUILD)/counted/test_count.o $(SIMT_LIB)
 $(SIMT_PROGRAMS):
-	$(SIMT_CXX) -g -pthread -o $@ $^
+	$(SIMT_CXX) $(SIMT_SAN) -g -pthread -o $@ $^
 # nvcc looks at the same sources; nothing is run.
 $(SIMT_BUILD)/nvcc/%.o: tests/simt/%.cpp $(wildcard kernels/cuda/*.cuh kernels/cuda/*/*)
 	@mkdir -p $(@D)
