@@ -183,7 +183,8 @@ int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clampe
         double limit = b->amount * (double)n_ref * p->shape.head_dim * 4;
         int n_layers = p->shape.n_layers, rest = n_layers - p->skip_layers;
         if (p->skip_layers && rest) limit = (limit * n_layers - p->skip_layers * budget_head_bytes(p, n_tokens, n_tokens)) / rest;
-        kept = rest ? solve(p, budget_head_bytes, limit, n_tokens, least, clamped) : n_tokens;
+        if (rest) kept = solve(p, budget_head_bytes, limit, n_tokens, least, clamped);
+        else if (budget_head_bytes(p, n_tokens, n_tokens) > limit) *clamped = true; /* all layers keep everything */
         break;
     }
     case BUDGET_PAGES:

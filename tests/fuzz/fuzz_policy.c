@@ -15,6 +15,7 @@
 #include "base/mem.h"
 #include "policy/stage.h"
 #include "tests/support/engines.h"
+#include "tests/support/profiles.h"
 #include "tests/support/random_policy.h"
 
 enum { MAX_PROMPT = 150, MAX_MORE = 60, MAX_N = MAX_PROMPT + MAX_MORE, MAX_SEQS = 3, MAX_HEADS = 32, MAX_PRESETS = 128 };
@@ -130,7 +131,7 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
 static bool overspends(const world *w) {
     char text[1000];
     snprintf(text, sizeof text, "%s", policy_describe(w->p));
-    return strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") || strstr(text, "quota pages") ||
+    return strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") || strstr(text, "quota pages") || strstr(text, "quota profile") ||
            (strstr(text, "adaptive (blend") && !strstr(text, "exact"));
 }
 
@@ -243,7 +244,7 @@ static void run_case(rng *r, int *n_refused) {
     world w = {.e = open_engine(r)};
     const model_params *mp = &engine_model(w.e)->p;
     node *root = make_conf(r, &composed);
-    err e = policy_create(composed ? root : node_get(root, "policy"), engine_policy_shape(w.e), &w.p);
+    err e = policy_create(composed ? root : node_get(root, "policy"), shape_with_profile(engine_policy_shape(w.e)), &w.p);
     if (e) {
         ++*n_refused;
         if (e != ERR_USAGE || !strstr(err_text(), composed ? "fuzz:1:" : ":") || random_policy_sides(err_text()) < 2)
