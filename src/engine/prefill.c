@@ -2,6 +2,8 @@
  * peak is the compressed cache plus one layer. Attention is tiled; no T x T matrix exists. */
 #include "engine/engine_impl.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 
 typedef struct prefill {
@@ -264,6 +266,7 @@ static MUST err fork_sequence_scope(fork_args *a) {
     engine *e = a->s->e;
     const model_params *mp = &e->m->p;
     int n_global = model_n_global(mp);
+    double start = clock_now();
     par_run(e->threads, fork_signals_body, a);
     policy_layer *layers;
     TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_global, &layers));
@@ -273,6 +276,7 @@ static MUST err fork_sequence_scope(fork_args *a) {
     }
     err r = policy_prefill(a->s->pol, a->s->state, layers, n_global);
     mem_free(layers);
+    a->s->policy_seconds += clock_now() - start;
     if (r != OK) return r;
     par_run(e->threads, fork_fill_body, a);
     return a->e_out;

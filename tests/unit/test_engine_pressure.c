@@ -64,6 +64,7 @@ static void sequences_give_pages_when_the_pool_is_short(void **state) {
     open_world(&w, "kvcompress_pressure", "{budget: {tokens: 48}, trigger: {prefill: false}}", 0);
     size_t before = pool_get_stats(cache_space_pool(w.space)).pages_used;
     for (int i = 0; i < N_SEQS; i++) assert_int_equal(decisions(&w, i), 0);
+    assert_true(seq_policy_seconds(w.s[0]) > 0); /* signals and the decision of all layers together count, too */
     for (int t = 0; t < STEPS; t++) {
         int had = decisions(&w, 0) + decisions(&w, 1) + decisions(&w, 2);
         err e = step(&w, t);
