@@ -11,7 +11,7 @@ jobs=$(nproc 2>/dev/null || echo 2)
 logs=build/simt
 mkdir -p "$logs"
 failed=0
-sources="kernels/cuda/block.cuh kernels/cuda/samples/*.cuh tests/simt/cases_tricky.cpp tests/simt/cases_block.cpp"
+sources="kernels/cuda/block.cuh kernels/cuda/samples/*.cuh tests/simt/cases_tricky.cpp tests/simt/cases_block.cpp tests/simt/cases_stream.cpp"
 
 check() { # name, command...
     local name=$1 log

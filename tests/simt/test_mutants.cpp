@@ -54,7 +54,7 @@ int main(int argc, char **argv) {
     o.check = true;
     o.print = false;
     std::vector<Case> cases;
-    for (const auto *part : {&block_cases(), &list_cases(), &matrix_cases(), &attention_cases(), &tricky_cases()}) cases.insert(cases.end(), part->begin(), part->end());
+    for (const auto *part : {&block_cases(), &list_cases(), &matrix_cases(), &attention_cases(), &tricky_cases(), &stream_cases()}) cases.insert(cases.end(), part->begin(), part->end());
     run_all(cases);
     CHECK(simt::reports().empty(), "a report without any mutation: %s", simt::reports()[0].text.c_str());
     const std::vector<simt::BarrierSite> sites = simt::barrier_sites();
