@@ -1,4 +1,4 @@
-/* Causal attention of a whole prompt on bf16 tiles (AVX-512 BF16): q, K, V and probabilities are rounded to bf16, sums are f32.
+/* Causal attention of a whole prompt, and its column sums, on bf16 tiles (AVX-512 BF16): q, K, V and probabilities are rounded to bf16, sums are f32.
  *
  * K and V of all tokens are rounded once into tiles of ATTN_TILE keys, pairs of channels (K) or of keys (V) in one dword, as
  * vdpbf16ps takes them. Then work units (KV head, block of rows): per register tile of 6 queries, 64 scores each, in base 2, are
@@ -12,6 +12,7 @@
 #include "kernels/cpu/attn.h"
 #include "kernels/cpu/attn_plan.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/signals.h"
 #include "kernels/cpu/vmath.h"
 
 #pragma GCC push_options
@@ -234,6 +235,67 @@ void attn_prefill_avx512_bf16(const par *p, const attn_prefill *a) {
         unit u = {a, &b, group, row0, attn_min(step, a->n_tokens - row0), (d + 1) / 2, (d + VW - 1) / VW,
                   b.k + (size_t)kv * (size_t)n_tiles * k_dwords, b.v + (size_t)kv * (size_t)n_tiles * v_dwords};
         unit_run(&u, kv);
+    }
+}
+
+/* ---- columns of the same attention (H2O, KVzip): scores rounded as above, whose log-sum-exps are at hand ---- */
+
+/* Rows of one head, scaled into base 2: [n_rows][n_pairs] dwords. */
+static void pack_rows(const float *q, size_t ldq, int n_rows, int d, float scale, uint32_t *to) {
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int r = 0; r < n_rows; r++, q += ldq, to += (d + 1) / 2) {
+        int c = 0;
+        for (; c + 2 * VW <= d; c += 2 * VW)
+            _mm512_storeu_si512(to + c / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_loadu_ps(q + c + VW), factor),
+                                                                        _mm512_mul_ps(_mm512_loadu_ps(q + c), factor)));
+        for (; c < d; c += 2) to[c / 2] = bf16_from_f32(q[c] * scale) | (uint32_t)(c + 1 < d ? bf16_from_f32(q[c + 1] * scale) : 0) << 16;
+    }
+}
+
+/* total (op)= the block's rows in order; a row counts for the lanes below `seen`, one more with every row. */
+static void columns_block(const attn_columns *a, const uint32_t *q, const float *lse, int n_rows, int seen, int n_vecs, const uint32_t *k, float *total) {
+    float s[ROWS * ATTN_TILE] __attribute__((aligned(64)));
+    int n_pairs = (a->head_dim + 1) / 2;
+    __m512 sum[VECS];
+    UNROLL for (int v = 0; v < VECS; v++) sum[v] = _mm512_setzero_ps();
+    for (int first = 0; first < n_rows; first += ROWS) {
+        int rows = attn_min(ROWS, n_rows - first);
+        scores_of[n_vecs - 1][rows - 1](n_pairs, q + (size_t)first * (size_t)n_pairs, k, s);
+        for (int r = 0; r < rows; r++) {
+            int below = seen + first + r;
+            uint64_t live = below >= ATTN_TILE ? ~(uint64_t)0 : ((uint64_t)1 << attn_max(0, below)) - 1;
+            __m512 shift = _mm512_set1_ps(lse[first + r] * LOG2E);
+            UNROLL for (int v = 0; v < VECS; v++) {
+                if (v >= n_vecs) break;
+                __mmask16 m = (__mmask16)(live >> v * VW);
+                __m512 x = exp2_vec(_mm512_sub_ps(_mm512_load_ps(s + r * ATTN_TILE + v * VW), shift));
+                if (a->power == 2) x = _mm512_mul_ps(x, x);
+                sum[v] = a->max ? _mm512_mask_max_ps(sum[v], m, sum[v], x) : _mm512_mask_add_ps(sum[v], m, sum[v], x);
+            }
+        }
+    }
+    for (int v = 0; v < n_vecs; v++) {
+        __m512 old = _mm512_loadu_ps(total + v * VW);
+        _mm512_storeu_ps(total + v * VW, a->max ? _mm512_max_ps(old, sum[v]) : _mm512_add_ps(old, sum[v]));
+    }
+}
+
+void attn_columns_avx512_bf16(const par *p, const attn_columns *a) {
+    int d = a->head_dim, group = a->n_heads / a->n_kv, n_tiles = (a->n_tokens + ATTN_TILE - 1) / ATTN_TILE, end = a->first + a->n_rows;
+    size_t ldq = (size_t)a->n_heads * (size_t)d;
+    uint32_t *k = (uint32_t *)attn_align64(a->scratch) + (size_t)p->ith * signal_thread_floats(d), *q = k + attn_bf16_k_dwords(d);
+    for (int u = p->ith; u < n_tiles * a->n_kv; u += p->nth) {
+        int kv = u % a->n_kv, t0 = u / a->n_kv * ATTN_TILE, n = attn_min(ATTN_TILE, a->n_tokens - t0);
+        pack_k(a->k + ((size_t)kv * (size_t)a->n_tokens + (size_t)t0) * (size_t)d, n, d, k);
+        for (int h = kv * group; h < (kv + 1) * group; h++) {
+            float total[ATTN_TILE] = {0};
+            for (int row = attn_max(a->first, t0 + a->lag); row < end; row += SIGNAL_BLOCK) {
+                int n_rows = attn_min(SIGNAL_BLOCK, end - row), at = row - a->first;
+                pack_rows(a->q + (size_t)at * ldq + (size_t)h * (size_t)d, ldq, n_rows, d, a->scale * LOG2E, q);
+                columns_block(a, q, a->lse + (size_t)h * a->ld_lse + (size_t)at, n_rows, row - a->lag + 1 - t0, (n + VW - 1) / VW, k, total);
+            }
+            memcpy(a->out + (size_t)h * (size_t)a->n_tokens + (size_t)t0, total, (size_t)n * sizeof *total);
+        }
     }
 }
 #pragma GCC pop_options

@@ -13,6 +13,7 @@ SIGNALS_DECLARE(scalar)
 SIGNALS_DECLARE(avx2)
 SIGNALS_DECLARE(avx512)
 #undef SIGNALS_DECLARE
+void attn_columns_avx512_bf16(const par *p, const attn_columns *a); /* of attention on bf16 tiles (attn_bf16.c) */
 
 enum { SIGNAL_BLOCK = 48 }; /* rows of a matrix product that are reduced before they are added to the total */
 static inline size_t signal_thread_floats(int head_dim) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
+#include "base/half.h"
 #include "kernels/cpu/signals.h"
 #include "tests/support/attn_paths.h"
 #include "tests/support/seed.h"
@@ -98,6 +99,52 @@ static void data_free(data *x) {
 
 static void assert_near(const char *path, const char *what, int at, float have, double want, double bound) {
     if (!(fabs((double)have - want) <= bound)) fail_msg("%s: %s: %d has %g, f64 %g", path, what, at, (double)have, want);
+}
+
+/* bf16 tiles against f64 on what was rounded, q times scale log2(e) and K; with the log-sum-exp of the same scores, as attention gives it. */
+static void columns_on_bf16_tiles_agree_with_f64_on_rounded_inputs(void **state) {
+    rng r = rng_make(seed_get(), 9);
+    const path with = {"avx512-bf16", attn_columns_avx512_bf16, NULL, NULL};
+    if (!isa_present(ISA_AVX512_BF16)) {
+        print_message("# SKIP this CPU has no AVX-512 BF16\n");
+        skip();
+    }
+    for (int round = 0; round < 24; round++) {
+        data x = data_make(&r, 1 + (int)rng_below(&r, round < 20 ? 150 : 300), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 8), (const int[]){64, 20, 80, 33}[round % 4]);
+        float scale = 1 / sqrtf((float)x.d), *out = malloc(sizeof(float) * (size_t)(x.n_heads * x.n)), *again = malloc(sizeof(float) * (size_t)(x.n_heads * x.n));
+        int lag = round % 5 == 1 ? (int)rng_below(&r, 30) : 0, power = 1 + round % 2, max = round % 3 == 2;
+        for (int h = 0; h < x.n_heads; h++)
+            for (int i = 0; i < x.n; i++) {
+                const float *q = x.q + (i * x.n_heads + h) * x.d, *k = x.k + h / x.group * x.n * x.d;
+                double *p = x.p + ((size_t)h * (size_t)x.n + (size_t)i) * (size_t)x.n, sum = 0;
+                for (int t = 0; t <= i; t++) {
+                    double s = 0;
+                    for (int c = 0; c < x.d; c++)
+                        s += (double)bf16_to_f32(bf16_from_f32(q[c] * (scale * 1.44269504f))) * (double)bf16_to_f32(bf16_from_f32(k[t * x.d + c]));
+                    sum += p[t] = exp2(s);
+                }
+                for (int t = 0; t <= i; t++) p[t] /= sum;
+                x.lse[h * x.n + i] = (float)log(sum);
+            }
+        attn_columns a = {.q = x.q, .lse = x.lse, .k = x.k, .out = out, .ld_lse = (size_t)x.n, .n_rows = x.n, .n_tokens = x.n, .n_heads = x.n_heads,
+                          .n_kv = x.n_kv, .head_dim = x.d, .scale = scale, .power = power, .lag = lag, .max = max};
+        run((call){.with = &with, .columns = &a}, x.d, 1);
+        for (int h = 0; h < x.n_heads; h++)
+            for (int t = 0; t < x.n; t++) {
+                double want = 0;
+                for (int i = t + lag; i < x.n; i++) {
+                    double v = pow(x.p[((size_t)h * (size_t)x.n + (size_t)i) * (size_t)x.n + (size_t)t], power);
+                    want = max ? fmax(want, v) : want + v;
+                }
+                assert_near(with.name, "column", h * x.n + t, out[h * x.n + t], want, 4e-5 * want);
+            }
+        a.out = again;
+        run((call){.with = &with, .columns = &a}, x.d, 3);
+        assert_memory_equal(out, again, sizeof(float) * (size_t)(x.n_heads * x.n));
+        free(out);
+        free(again);
+        data_free(&x);
+    }
 }
 
 static void column_sums_agree_with_f64(void **state) {
@@ -248,6 +295,7 @@ static void dropkv_gives_its_worked_example(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(columns_on_bf16_tiles_agree_with_f64_on_rounded_inputs),
         cmocka_unit_test(column_sums_agree_with_f64),
         cmocka_unit_test(forms_agree_with_f64),
         cmocka_unit_test(output_changes_agree_with_f64),
