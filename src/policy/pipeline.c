@@ -173,14 +173,15 @@ static int first_unplaced(const policy *p, int n_tokens) {
 }
 
 /* What holds after every decision, in builds that check: protected items stay, targets are tiers that their items can go to. */
-static void check_decision(const policy *p, const head_items *heads, int n_heads) {
+static void check_decision(const policy *p, const head_items *heads, int n_heads, int n_tokens) {
 #ifdef KVLAB_CHECKS
+    int64_t first_recent = (int64_t)n_tokens + decides_before_step(p) - p->protect.recent; /* the coming token is the newest then */
     for (int k = 0; k < n_heads; k++)
         for (int i = 0; i < heads[k].n; i++) {
             const head_items *h = &heads[k];
             uint8_t to = h->target[i];
             assert(to == KV_DROP || to < p->needs.n_tiers);
-            assert(to != KV_DROP || !(h->flags[i] & ITEM_PROTECTED));
+            assert(to != KV_DROP || !((h->flags[i] & ITEM_SINK) || (int64_t)h->pos[i] >= first_recent));
             assert(to == KV_DROP || !h->tier_now || to == h->tier_now[i] || kv_format_can_move(p->needs.tiers[h->tier_now[i]], p->needs.tiers[to]));
         }
 #endif
@@ -228,7 +229,7 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers, s->observe, s->observer);
-        check_decision(p, s->heads, n_heads);
+        check_decision(p, s->heads, n_heads, n);
         *left = left_of_budget(p, mean_kept(s->heads, n_heads), d.kept);
         return OK;
     }
@@ -318,7 +319,7 @@ err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns
         if (p->decode_drops) decide(p, &d, per_decision, NULL, NULL);
         else move_only(p, &d);
         for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
-        check_decision(p, s->heads, n_heads);
+        check_decision(p, s->heads, n_heads, n_tokens);
         int left = left_of_budget(p, mean_kept(s->heads, n_heads), kept);
         most = left > most ? left : most;
     }

@@ -105,6 +105,9 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
     if (n > t->n) die("head %d holds %d items of %d tokens", c, n, t->n);
     cache_columns(seq_cache(t->s), c / w->n_kv, c % w->n_kv, &ic);
     *n_items = n;
+    int n_protected = 0;
+    for (int i = 0; i < t->n; i++) n_protected += i < w->p->protect.sink || i >= t->n - w->p->protect.recent;
+    if (n < n_protected) die("head %d holds %d items, %d are protected", c, n, n_protected);
     bool known = w->need->pos_column || n == t->n; /* else slots are not positions */
     memset(now, KV_DROP, sizeof now);
     for (int i = 0; i < n; i++) {
