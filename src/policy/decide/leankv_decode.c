@@ -135,6 +135,7 @@ void leankv_decode(const leankv *c, const decision *d, head_items *h) {
     s.q = c->alpha_h * d->scale / per;
     for (int i = 0; i < h->n; i++) {
         s.outside[i] = outside_window(&s, i);
+        if (s.outside[i]) h->flags[i] &= (uint8_t)~ITEM_RECENT; /* this stage's window counts the token that comes next */
         h->score[i] = (float)mean_of(&s, i);
         h->target[i] = h->tier_now[i] == 0 && s.outside[i] ? c->high : h->tier_now[i];
     }
