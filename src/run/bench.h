@@ -45,6 +45,7 @@ double bench_read_gbs(const bench *b, int threads, const uint64_t *data, size_t 
 MUST err bench_attention(bench *b);
 MUST err bench_linear(bench *b);
 MUST err bench_pool(bench *b);
+MUST err bench_compact(bench *b);
 MUST err bench_prefill(bench *b);
 MUST err bench_decode(bench *b);
 MUST err bench_batch(bench *b);

@@ -8,7 +8,7 @@ holds() { # name, python expression over d
     if [ "$v" = True ]; then ok "$1"; else not_ok "$1" "$2 gives $v" "$(head -c 400 bench.json)" "$(cat err.txt)"; fi
 }
 "$kvlab" bench --model tiny.gguf --json --repeats 2 --depths 64,200 --formats f16,k4v2 -t 2 >bench.json 2>err.txt
-holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool"}'
+holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool", "compact"}'
 holds "the shortest is not above the median, and rates are positive" 'all(x.get("min", 0) <= x.get("median", 0) and x["rate"] > 0 for x in r)'
 holds "every path of this CPU is timed" 'len(set(x["isa"] for x in r if x["section"] == "attention")) == len(d["machine"]["isa"])'
 holds "one thread and two" 'set(x["threads"] for x in r if x["section"] == "attention") == {1, 2}'
