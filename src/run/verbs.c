@@ -36,8 +36,8 @@ static const verb verbs[] = {
      0, 0, cmd_score, OPT_MODEL | OPT_SCORE | OPT_JSON},
     {"bench", "[SECTION...]", "time kernels, prefill, decode, batches and the allocator",
      "Sections: machine, attention, linear, prefill, decode, batch, pool, compact (default: these); policies: what presets that\n"
-     "evict add to a prefill of the longest of --depths. Shortest and median of --repeats, beside probes of read bandwidth and arithmetic\n"
-     "of the same minute. With one thread times are CPU time, with more wall time.",
+     "evict add to a prefill of the longest of --depths. Shortest and median of --repeats, beside probes of read bandwidth\n"
+     "and arithmetic of the same minute. With one thread times are CPU time, with more wall time.",
      0, 8, cmd_bench, OPT_MODEL | OPT_BENCH | OPT_JSON},
     {"calibrate", "[TEXT...]", "numbers of a policy that meet a goal on calibration text, or a head profile",
      "Tries the product of all --vary, then bisects between the best point and its neighbours. Losses are means over R "
