@@ -280,7 +280,12 @@ static void columns_block(const attn_columns *a, const uint32_t *q, const float 
     }
 }
 
+/* The largest of a group's heads, row by row, stays with the f32 tiles: it is taken before rows are added, so sums cannot stay in registers. */
 void attn_columns_avx512_bf16(const par *p, const attn_columns *a) {
+    if (a->group_max) {
+        attn_columns_avx512(p, a);
+        return;
+    }
     int d = a->head_dim, group = a->n_heads / a->n_kv, n_tiles = (a->n_tokens + ATTN_TILE - 1) / ATTN_TILE, end = a->first + a->n_rows;
     size_t ldq = (size_t)a->n_heads * (size_t)d;
     uint32_t *k = (uint32_t *)attn_align64(a->scratch) + (size_t)p->ith * signal_thread_floats(d), *q = k + attn_bf16_k_dwords(d);

@@ -112,25 +112,14 @@ bool preset_exists(const char *kind, const char *name) {
     return yes;
 }
 
-static char *joined(char **names, int n) {
-    char *s = mem_strdup("");
-    for (int i = 0; i < n; i++) {
-        char *longer = mem_sprintf("%s%s%s", s, i ? ", " : "", names[i]);
-        mem_free(s);
-        s = longer;
-    }
-    return s;
-}
-
 static err unknown_preset(const char *kind, const char *name, const node *where) {
     char **names;
     int n;
     TRY(preset_list(kind, &names, &n));
     const char *near = node_suggest(name, (const char *const *)names, n);
-    char *list = joined(names, n), *hint = near ? mem_sprintf("; did you mean %s?", near) : mem_strdup("");
-    err e = where ? NODE_ERR(where, "unknown preset %s%s known %s: %s", name, near ? hint : ";", kind, list)
-                  : ERR(ERR_USAGE, "unknown preset %s%s known %s: %s", name, near ? hint : ";", kind, list);
-    mem_free(list);
+    char *hint = near ? mem_sprintf("; did you mean %s?", near) : mem_strdup(";");
+    err e = where ? NODE_ERR(where, "unknown preset %s%s `kvlab ls %s` lists them", name, hint, kind)
+                  : ERR(ERR_USAGE, "unknown preset %s%s `kvlab ls %s` lists them", name, hint, kind);
     mem_free(hint);
     preset_list_free(names, n);
     return e;

@@ -141,6 +141,16 @@ static void columns_on_bf16_tiles_agree_with_f64_on_rounded_inputs(void **state)
         a.out = again;
         run((call){.with = &with, .columns = &a}, x.d, 3);
         assert_memory_equal(out, again, sizeof(float) * (size_t)(x.n_heads * x.n));
+        /* the largest of a group, row by row, is the f32 tiles' work on this path too, and writes a row per KV head */
+        const path plain = {"avx512-vnni", attn_columns_avx512, NULL, NULL};
+        size_t n_kv_out = (size_t)(x.n_kv * x.n);
+        a.group_max = true;
+        for (size_t i = n_kv_out; i < (size_t)(x.n_heads * x.n); i++) again[i] = -7;
+        run((call){.with = &with, .columns = &a}, x.d, 1);
+        for (size_t i = n_kv_out; i < (size_t)(x.n_heads * x.n); i++) assert_true(again[i] == -7);
+        a.out = out;
+        run((call){.with = &plain, .columns = &a}, x.d, 1);
+        assert_memory_equal(out, again, sizeof(float) * n_kv_out);
         free(out);
         free(again);
         data_free(&x);

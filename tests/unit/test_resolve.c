@@ -208,7 +208,7 @@ static void unknown_keys_are_named_with_a_suggestion(void **state) {
 
 static void unknown_presets_are_refused_with_the_list(void **state) {
     assert_refused("tasks: [lm]\npolicy: {preset: snapvk}\n", ERR_USAGE, "did you mean snapkv");
-    assert_refused("tasks: [lm]\npolicy: {preset: zzzzzz}\n", ERR_USAGE, "streamingllm");
+    assert_refused("tasks: [lm]\npolicy: {preset: zzzzzz}\n", ERR_USAGE, "`kvlab ls policies` lists them");
     assert_refused("tasks: [passkee]\n", ERR_USAGE, "did you mean passkey");
     assert_refused("tasks: [lm]\npolicy: {preset: ../policies/full}\n", ERR_USAGE, "unknown preset");
     assert_refused("tasks: [lm]\npolicy: {preset: [full]}\n", ERR_USAGE, "not a name");
