@@ -45,7 +45,7 @@ build() { # config, targets...
     else
         fail "build $config: see $log"
         printf '  %-44s FAILED (%s s)\n' "build $config" "$(seconds "$start")"
-        grep -E 'error|Error|undefined reference' "$log" | head -n 20 | cut -c1-300 | sed 's/^/    | /'
+        grep -E 'error: |Error [0-9]|undefined reference' "$log" | head -n 20 | cut -c1-300 | sed 's/^/    | /'
     fi
 }
 
