@@ -101,7 +101,7 @@ format-check: ## the same, only telling
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#=]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
-	@echo "Variables: config=release|debug|san|cov  TESTS='glob'  FUZZ_SECONDS=$(FUZZ_SECONDS)  JOBS=$(JOBS)"
+	@echo "Variables: config=release|debug|san|cov  TESTS='glob'  FUZZ_SECONDS=$(FUZZ_SECONDS)  JOBS=$(JOBS)  V=1 (shows commands)"
 
 clean: ## remove everything built
 	rm -rf build kvlab
@@ -120,18 +120,19 @@ $(BUILD)/src/run/build_info.o: $(BUILD)/commit
 $(BUILD)/src/run/build_info.o: private CFLAGS += -DKVLAB_GIT_COMMIT='"$(GIT_COMMIT)"' -DKVLAB_GIT_DIRTY=$(GIT_DIRTY) \
     -DKVLAB_BUILD_FLAGS='"$(CFLAGS_$(config)) -ffp-contract=off -fopenmp"'
 
+say = $(if $(V),,@printf '  %-5s %s\n' $1 $2; )# V=1 shows the commands
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC,$<)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/tests/%.o: private CFLAGS += $(TEST_CFLAGS)
 $(LIB): $(OBJS)
 	@rm -f $@; ar rcs $@ $^
 $(SUPPORT_LIB): $(SUPPORT:%.c=$(BUILD)/%.o)
 	@rm -f $@; ar rcs $@ $^
 $(BUILD)/kvlab: $(BUILD)/src/run/main.o $(LIB)
-	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
+	$(call say,LINK,$@)$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 $(PROGRAMS): $(BUILD)/%: $(BUILD)/%.o $(SUPPORT_LIB) $(LIB)
-	$(CC) $(CFLAGS) -o $@ $^ $(TEST_LDLIBS)
+	$(call say,LINK,$@)$(CC) $(CFLAGS) -o $@ $^ $(TEST_LDLIBS)
 
 -include $(OBJS:.o=.d) $(SUPPORT:%.c=$(BUILD)/%.d) $(PROGRAMS:=.d) $(BUILD)/src/run/main.d
 
