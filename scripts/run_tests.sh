@@ -49,6 +49,25 @@ build() { # config, targets...
     fi
 }
 
+# Lines "ok NAME", "not ok NAME" and "ok NAME # SKIP reason" of a script, from its log.
+count_lines() { # label, log, exit status
+    local label=$1 log=$2 status=$3 line n=$((n_passed + n_failed + n_skipped)) before=$n_failed
+    while IFS= read -r line; do
+        case $line in
+        "not ok"*) fail "$label: ${line#not ok }" ;;
+        *"# SKIP"*) skip "$label: $(sed -E 's/^ok +//; s/ *# SKIP */: /' <<<"$line")" ;;
+        *) pass 1 ;;
+        esac
+    done < <(grep -E '^(not )?ok( |$)' "$log")
+    if [ "$status" -eq 124 ]; then
+        fail "$label: still running after its time"
+    elif [ "$status" -ne 0 ] && [ $n_failed -eq $before ]; then
+        fail "$label: exit status $status"
+    elif [ $((n_passed + n_failed + n_skipped)) -eq $n ]; then
+        fail "$label: checked nothing"
+    fi
+}
+
 # Cases, skips with reasons and failures of one cmocka program, from its log.
 count_cases() { # label, log, exit status
     local label=$1 log=$2 status=$3 name reason before=$n_failed reasons=() k=0
@@ -123,20 +142,7 @@ run_scripts() {
         case $script in *.py) set -- python3 "$script" ;; *) set -- bash "$script" ;; esac
         timeout -k 10 600 "$@" "$PWD/kvlab" "$PWD/build/release/tests/e2e" >"$log" 2>&1 </dev/null
         status=$?
-        while IFS= read -r line; do
-            case $line in
-            "not ok"*) fail "$name: ${line#not ok }" ;;
-            *"# SKIP"*) skip "$name: $(sed -E 's/^ok +//; s/ *# SKIP */: /' <<<"$line")" ;;
-            *) pass 1 ;;
-            esac
-        done < <(grep -E '^(not )?ok( |$)' "$log")
-        if [ $status -eq 124 ]; then
-            fail "$name: still running after its time"
-        elif [ $status -ne 0 ] && [ $n_failed -eq "$f" ]; then
-            fail "$name: exit status $status"
-        elif [ $((n_passed + n_failed + n_skipped)) -eq $((p + f + s)) ]; then
-            fail "$name: checked nothing"
-        fi
+        count_lines "$name" "$log" "$status"
         report "$name" "$p" "$f" "$s" "$start" "$log"
     done
 }
@@ -147,20 +153,7 @@ run_simt() {
     start=$(date +%s.%N)
     MAKE=$make timeout -k 10 900 scripts/run_simt.sh >"$log" 2>&1 </dev/null
     status=$?
-    while IFS= read -r line; do
-        case $line in
-        "not ok"*) fail "simt: ${line#not ok }" ;;
-        *"# SKIP"*) skip "simt: $(sed -E 's/^ok +//; s/ *# SKIP */: /' <<<"$line")" ;;
-        *) pass 1 ;;
-        esac
-    done < <(grep -E '^(not )?ok( |$)' "$log")
-    if [ $status -eq 124 ]; then
-        fail "simt: still running after its time"
-    elif [ $status -ne 0 ] && [ $n_failed -eq "$f" ]; then
-        fail "simt: exit status $status"
-    elif [ $((n_passed + n_failed + n_skipped)) -eq $((p + f + s)) ]; then
-        fail "simt: checked nothing"
-    fi
+    count_lines simt "$log" "$status"
     report simt "$p" "$f" "$s" "$start" "$log"
 }
 

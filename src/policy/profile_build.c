@@ -1,8 +1,8 @@
 /* From keys of calibration texts to a head profile. */
-#include <stdlib.h>
 #include <string.h>
 #include "base/mem.h"
 #include "policy/profile.h"
+#include "policy/topk.h"
 
 struct profile_builder {
     int n_layers, n_kv;
@@ -30,16 +30,11 @@ void profile_builder_destroy(profile_builder *b) {
     mem_free(b);
 }
 
-static int falling(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-/* Places of one head's items in the falling order of all of them. */
+/* Places of one head's items, best first, among all of them; both arrays are sorted, lowest first. */
 static void places(const uint64_t *all, int n_all, const uint64_t *own, int n, int *place) {
-    for (int i = 0, at = 0; i < n; i++) {
-        while (at < n_all && all[at] > own[i]) at++;
-        place[i] = at;
+    for (int i = 0, at = n_all - 1; i < n; i++) {
+        while (all[at] > own[n - 1 - i]) at--;
+        place[i] = n_all - 1 - at;
     }
 }
 
@@ -55,23 +50,24 @@ static void add_curve(const int *place, int n, int n_all, double *sum) {
 
 err profile_builder_add(profile_builder *b, uint64_t *const *keys, const int *n_of) {
     int n_heads = b->n_layers * b->n_kv, n_all = 0, most = 0;
-    uint64_t *all;
+    uint64_t *all, *tmp;
     int *place;
     for (int h = 0; h < n_heads; h++) {
         n_all += n_of[h];
         most = n_of[h] > most ? n_of[h] : most;
     }
-    TRY(mem_alloc(MEM_POLICY, (size_t)n_all * sizeof *all, &all));
+    TRY(mem_alloc(MEM_POLICY, 2 * (size_t)n_all * sizeof *all, &all));
+    tmp = all + n_all;
     err e = mem_alloc(MEM_POLICY, (size_t)most * sizeof *place, &place);
     if (e) {
         mem_free(all);
         return e;
     }
     for (int h = 0, at = 0; h < n_heads; at += n_of[h++]) memcpy(all + at, keys[h], (size_t)n_of[h] * sizeof *all);
-    qsort(all, (size_t)n_all, sizeof *all, falling);
+    topk_sort(all, tmp, n_all);
     for (int h = 0; h < n_heads; h++) {
         if (!n_of[h]) continue;
-        qsort(keys[h], (size_t)n_of[h], sizeof *all, falling);
+        topk_sort(keys[h], tmp, n_of[h]);
         places(all, n_all, keys[h], n_of[h], place);
         add_curve(place, n_of[h], n_all, b->sum + (size_t)h * PROFILE_POINTS);
         b->n_texts[h]++;

@@ -64,7 +64,7 @@ typedef struct decision {
     head_items *heads;           /* [n_heads], layer-major where there are several layers */
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n + STAGE_HEAD_KEYS per head] */
-    float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens] */
+    float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens]; aligned to sort keys with */
     uint64_t *work;              /* scratch of one stage [n_tokens][policy.work_words]; prefill only */
 } decision;
 

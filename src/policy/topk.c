@@ -1,6 +1,5 @@
 #include "policy/topk.h"
 #include <string.h>
-#include <string.h>
 
 enum { KEY_PROTECTED = 0xffffffff, KEY_FORCED = 0xfffffffe }; /* above the key of any score */
 

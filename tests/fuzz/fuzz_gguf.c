@@ -3,19 +3,15 @@
  *
  *   fuzz_gguf [seconds] [seed] */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
-#endif
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "tests/support/fuzz.h"
 #include "tests/support/tiny_gguf.h"
 #include "text/tokenizer.h"
 
@@ -42,28 +38,11 @@ static const char *const pieces[] = {"a",    "b", "ab", "c", "abc", " ",  "Ġ", 
 
 enum { N_PIECES = sizeof pieces / sizeof *pieces };
 
-static uint64_t seed = 1, iteration, n_opened, n_tokenizers;
-
-static void report(void) {
-    fprintf(stderr, "fuzz_gguf: seed %" PRIu64 ", iteration %" PRIu64 "\n", seed, iteration);
-}
-
-static void on_crash(int sig) {
-    report();
-    signal(sig, SIG_DFL);
-    raise(sig);
-}
-
-static void check(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_gguf: %s (%s)\n", what, err_text());
-    report();
-    exit(1);
-}
+static uint64_t n_opened, n_tokenizers;
 
 /* A failure must have a text. */
 static bool fine(err e) {
-    check(e == OK || *err_text(), "an error has no text");
+    fuzz_check(e == OK || *err_text(), "an error has no text");
     return e == OK;
 }
 
@@ -104,11 +83,11 @@ static void read_tensors(const gguf *g) {
         if (!w) continue;
         char *name = strndup(t->name.p, t->name.n);
         if (strlen(name) == t->name.n) {
-            check(gguf_tensor_find(g, name) == t, "a tensor is not found by its name");
-            check(gguf_tensor_demand(g, name, t->n_dims, t->dim, &same) == OK, "a tensor does not have its own shape");
+            fuzz_check(gguf_tensor_find(g, name) == t, "a tensor is not found by its name");
+            fuzz_check(gguf_tensor_demand(g, name, t->n_dims, t->dim, &same) == OK, "a tensor does not have its own shape");
         }
         free(name);
-        check(t->bytes % (size_t)w->block_bytes == 0, "a tensor ends inside a block");
+        fuzz_check(t->bytes % (size_t)w->block_bytes == 0, "a tensor ends inside a block");
         size_t n = t->bytes / (size_t)w->block_bytes * (size_t)w->block;
         float *x = malloc(n * sizeof *x);
         if (!x) abort();
@@ -135,10 +114,10 @@ static void use_tokenizer(const gguf *g, rng *r) {
     token_list l = {0};
     if (fine(tokenizer_encode(t, text, n, rng_below(r, 2), rng_below(r, 2), &l))) {
         for (int i = 0; i < l.n; i++) {
-            check(l.ids[i] >= 0 && l.ids[i] < tokenizer_n_vocab(t), "an id is outside the vocabulary");
+            fuzz_check(l.ids[i] >= 0 && l.ids[i] < tokenizer_n_vocab(t), "an id is outside the vocabulary");
             (void)tokenizer_is_stop(t, l.ids[i]);
         }
-        check(tokenizer_decode(t, l.ids, l.n, true, &back, &n_back) == OK, "ids of the encoder are not decoded");
+        fuzz_check(tokenizer_decode(t, l.ids, l.n, true, &back, &n_back) == OK, "ids of the encoder are not decoded");
         touch(back, n_back);
         mem_free(back);
     }
@@ -163,7 +142,7 @@ static void use(const uint8_t *bytes, size_t n, rng *r) {
         if (fine(chat_render(g, NULL, &m, 1, true, &chat))) mem_free(chat);
         gguf_close(g);
     }
-    check(mem_live_bytes(MEM_OTHER) == before, "memory was not given back");
+    fuzz_check(mem_live_bytes(MEM_OTHER) == before, "memory was not given back");
     free(exact);
 }
 
@@ -235,15 +214,7 @@ static uint8_t *random_vocabulary(rng *r, size_t *n) {
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 10, start = clock_now();
-    seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)(clock_wall() * 1e6);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_set_death_callback(report);
-#endif
-    signal(SIGSEGV, on_crash);
-    signal(SIGABRT, on_crash);
-    signal(SIGBUS, on_crash);
-    signal(SIGFPE, on_crash);
+    fuzz_begin("fuzz_gguf", argc, argv, NULL);
     log_set(LOG_ERROR, false);
     tiny_model m = tiny_model_default();
     m.n_layers = 1;
@@ -255,12 +226,12 @@ int main(int argc, char **argv) {
     if (!copy) abort();
     size_t n_metadata = n_model; /* weights are at the end and not worth mutating: cut them from the mutations' range */
     gguf *g;
-    check(gguf_open_memory(model, n_model, "model", &g) == OK, "the model that is to be mutated does not open");
+    fuzz_check(gguf_open_memory(model, n_model, "model", &g) == OK, "the model that is to be mutated does not open");
     n_metadata = (size_t)((const uint8_t *)gguf_tensor_at(g, 0)->data - model);
     gguf_close(g);
-    for (; clock_now() - start < seconds; iteration++) {
-        rng r = rng_make(seed, iteration); /* an iteration can be repeated alone */
-        if (iteration % 3 == 2) {
+    while (fuzz_next()) {
+        rng r = rng_make(fuzz_seed, fuzz_iteration);
+        if (fuzz_iteration % 3 == 2) {
             uint8_t *bytes = random_vocabulary(&r, &n);
             if (rng_below(&r, 4) == 0) mutate(bytes, &n, &r);
             use(bytes, n, &r);
@@ -276,6 +247,6 @@ int main(int argc, char **argv) {
     free(copy);
     printf("fuzz_gguf: %" PRIu64 " iterations, %" PRIu64 " files opened, %" PRIu64 " tokenizers made, seed %" PRIu64
            "\n",
-           iteration, n_opened, n_tokenizers, seed);
+           fuzz_count(), n_opened, n_tokenizers, fuzz_seed);
     return 0;
 }

@@ -3,15 +3,10 @@
  *
  *   fuzz_journal [seconds] [seed] */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
-#endif
 
 #include "base/clock.h"
 #include "base/hash.h"
@@ -21,26 +16,10 @@
 #include "base/rng.h"
 #include "run/journal.h"
 #include "run/results.h"
+#include "tests/support/fuzz.h"
 #include "tests/support/temp.h"
 
-static uint64_t seed = 1, iteration, n_loaded, n_refused;
-
-static void report(void) {
-    fprintf(stderr, "fuzz_journal: seed %" PRIu64 ", iteration %" PRIu64 "\n", seed, iteration);
-}
-
-static void on_crash(int sig) {
-    report();
-    signal(sig, SIG_DFL);
-    raise(sig);
-}
-
-static void check(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_journal: %s (%s)\n", what, err_text());
-    report();
-    exit(1);
-}
+static uint64_t n_loaded, n_refused;
 
 /* ---- a valid journal ---- */
 
@@ -71,23 +50,23 @@ static json_t *record(rng *r) {
     memcpy(u.point, u.noise ? "00000000000000bb" : rng_below(r, 2) ? "0000000000000001" : "0000000000000002", 17);
     u.task = mem_strdup("lm");
     u.n_metrics = 1;
-    check(mem_alloc(MEM_OTHER, sizeof *u.metrics, &u.metrics) == OK, "memory");
+    fuzz_check(mem_alloc(MEM_OTHER, sizeof *u.metrics, &u.metrics) == OK, "memory");
     u.metrics[0] = (named_value){mem_strdup("kl"), rng_uniform(r)};
     u.n_series = 2;
-    check(mem_alloc(MEM_OTHER, 8, &u.kl) == OK && mem_alloc(MEM_OTHER, 8, &u.nll) == OK &&
+    fuzz_check(mem_alloc(MEM_OTHER, 8, &u.kl) == OK && mem_alloc(MEM_OTHER, 8, &u.nll) == OK &&
               mem_alloc(MEM_OTHER, 2, &u.top1) == OK,
           "memory");
     u.n_layers = u.n_kv = u.n_tiers = 2;
-    check(mem_alloc(MEM_OTHER, 32, &u.kept) == OK, "memory");
+    fuzz_check(mem_alloc(MEM_OTHER, 32, &u.kept) == OK, "memory");
     json_t *j;
-    check(unit_record_to_json(&u, &j) == OK, "a valid record is not written");
+    fuzz_check(unit_record_to_json(&u, &j) == OK, "a valid record is not written");
     unit_record_free(&u);
     return j;
 }
 
 static char *encode(json_t *j) {
     char *line;
-    check(journal_line_encode(j, &line) == OK, "a value is not encoded");
+    fuzz_check(journal_line_encode(j, &line) == OK, "a value is not encoded");
     json_decref(j);
     return line;
 }
@@ -207,13 +186,13 @@ static err visit(void *arg, int line, const json_t *value) {
     unit_record rec;
     ++*(int *)arg;
     err e = unit_record_from_json(value, &rec);
-    check(e == OK || *err_text(), "a refused record has no text");
+    fuzz_check(e == OK || *err_text(), "a refused record has no text");
     if (e == OK) { /* what was read can be written, and reads the same */
         json_t *j, *again;
         unit_record copy;
-        check(unit_record_to_json(&rec, &j) == OK, "a record that was read cannot be written");
-        check(unit_record_from_json(j, &copy) == OK, "a record that was written cannot be read");
-        check(unit_record_to_json(&copy, &again) == OK && json_equal(j, again),
+        fuzz_check(unit_record_to_json(&rec, &j) == OK, "a record that was read cannot be written");
+        fuzz_check(unit_record_from_json(j, &copy) == OK, "a record that was written cannot be read");
+        fuzz_check(unit_record_to_json(&copy, &again) == OK && json_equal(j, again),
               "a record changes from reading to writing");
         unit_record_free(&copy);
         json_decref(j);
@@ -226,11 +205,11 @@ static err visit(void *arg, int line, const json_t *value) {
 static void use(const char *dir, const char *path) {
     journal_report rep;
     int seen = 0;
-    check(journal_read(path, visit, &seen, &rep) == OK, "a damaged journal is not read");
-    check(seen == rep.n_good && rep.n_good + rep.n_corrupt == rep.n_lines, "lines are not counted");
+    fuzz_check(journal_read(path, visit, &seen, &rep) == OK, "a damaged journal is not read");
+    fuzz_check(seen == rep.n_good && rep.n_good + rep.n_corrupt == rep.n_lines, "lines are not counted");
     results *r;
     err e = results_load(dir, &r);
-    check(e == OK || *err_text(), "a refused journal has no text");
+    fuzz_check(e == OK || *err_text(), "a refused journal has no text");
     n_loaded += e == OK;
     n_refused += e != OK;
     if (e == OK) {
@@ -238,51 +217,44 @@ static void use(const char *dir, const char *path) {
         for (int p = 0; p < r->n_points; p++)
             for (int t = 0; t < r->n_tasks; t++)
                 for (int i = 0; i < r->max_items; i++) n += results_unit(r, p, t, i) != NULL;
-        check(n == r->n_ok + r->n_failed + r->n_crashed + r->n_skipped, "records are not counted");
+        fuzz_check(n == r->n_ok + r->n_failed + r->n_crashed + r->n_skipped, "records are not counted");
         json_t *h;
-        check(results_header_json(r, &h) == OK, "a header that was read cannot be written");
+        fuzz_check(results_header_json(r, &h) == OK, "a header that was read cannot be written");
         json_decref(h);
     }
     results_free(r);
     journal *j; /* the next writer cuts a torn line and keeps the rest */
-    check(journal_open(path, &j) == OK, "a damaged journal cannot be opened");
+    fuzz_check(journal_open(path, &j) == OK, "a damaged journal cannot be opened");
     json_t *mark = json_pack("{s:s}", "kind", "mark");
-    check(journal_append(j, mark) == OK && journal_close(j) == OK, "a damaged journal cannot be continued");
+    fuzz_check(journal_append(j, mark) == OK && journal_close(j) == OK, "a damaged journal cannot be continued");
     json_decref(mark);
     journal_report after;
     seen = 0;
-    check(journal_read(path, visit, &seen, &after) == OK && !after.torn, "a continued journal is torn");
-    check(after.n_good == rep.n_good + 1 && after.n_corrupt == rep.n_corrupt,
+    fuzz_check(journal_read(path, visit, &seen, &after) == OK && !after.torn, "a continued journal is torn");
+    fuzz_check(after.n_good == rep.n_good + 1 && after.n_corrupt == rep.n_corrupt,
           "continuing a journal changes what was there");
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 5;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)(clock_wall() * 1e6);
-    signal(SIGABRT, on_crash);
-    signal(SIGSEGV, on_crash);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_set_death_callback(report);
-#endif
+    fuzz_begin("fuzz_journal", argc, argv, NULL);
     log_set(LOG_ERROR, false);
     const char *dir = temp_path("sweep");
     char *folder = io_join(dir, "journal"), *path = io_join(folder, "units.jsonl");
-    check(io_make_dirs(folder) == OK, "a folder cannot be made");
-    double end = clock_now() + seconds;
-    for (iteration = 0; clock_now() < end; iteration++) {
-        rng r = rng_make(seed, iteration);
+    fuzz_check(io_make_dirs(folder) == OK, "a folder cannot be made");
+    while (fuzz_next()) {
+        rng r = rng_make(fuzz_seed, fuzz_iteration);
         text t;
         size_t n;
         build(&t, &r);
         char *bytes = damage(&t, &r, &n);
         FILE *f = fopen(path, "wb"); /* no io_write_file: its fsync would be all that is measured */
-        check(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0, "a file cannot be written");
+        fuzz_check(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0, "a file cannot be written");
         use(dir, path);
         for (int i = 0; i < t.n; i++) mem_free(t.line[i]);
         free(bytes);
     }
-    printf("fuzz_journal: %" PRIu64 " journals, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", iteration,
-           n_loaded, n_refused, seed);
+    printf("fuzz_journal: %" PRIu64 " journals, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", fuzz_count(),
+           n_loaded, n_refused, fuzz_seed);
     mem_free(folder);
     mem_free(path);
     return n_loaded > 0 && n_refused > 0 ? 0 : 1;

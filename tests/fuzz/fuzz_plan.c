@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "format/plan.h"
+#include "tests/support/fuzz.h"
 
 enum { MAX_ITEMS = 2000, HEAD_DIM = 32 };
 
@@ -18,14 +19,6 @@ typedef struct fuzz_case {
     uint8_t target[MAX_ITEMS];
     page_layout l[KV_MAX_TIERS];
 } fuzz_case;
-
-static uint64_t seed, iteration;
-
-static void fail(const char *what) {
-    fprintf(stderr, "fuzz_plan: %s (seed %llu, iteration %llu)\n", what, (unsigned long long)seed,
-            (unsigned long long)iteration);
-    exit(1);
-}
 
 static int total(const fuzz_case *f) {
     int sum = 0;
@@ -41,7 +34,7 @@ static void new_layouts(fuzz_case *f, rng *r) {
         kv_format fmt;
         if (kv_format_parse(ladder[at], &fmt) ||
             page_layout_make(fmt, HEAD_DIM, 4, true, 4096 + 64 * rng_below(r, 40), &f->l[t]))
-            fail("a layout was refused");
+            fuzz_check(false, "a layout was refused");
         at += (int)rng_below(r, 2);
     }
 }
@@ -78,7 +71,7 @@ static void run(const fuzz_case *f) {
     plan_move *moves = malloc((size_t)n * sizeof *moves + 1);
     plan p = {.moves = moves};
     plan_moves(f->n, f->n_tiers, f->target, &p);
-    if (p.n_moves > n) fail("more moves than items");
+    if (p.n_moves > n) fuzz_check(false, "more moves than items");
 
     uint32_t item = 0;
     for (int t = 0; t < f->n_tiers; t++) {
@@ -99,7 +92,7 @@ static void run(const fuzz_case *f) {
     for (int i = 0; i < p.n_moves; i++) {
         plan_move m = moves[i];
         const page_layout *a = &f->l[m.from_tier], *b = &f->l[m.to_tier];
-        if (m.to_slot / b->cap >= (uint32_t)n_pages[m.to_tier]) fail("a move beyond the pages");
+        if (m.to_slot / b->cap >= (uint32_t)n_pages[m.to_tier]) fuzz_check(false, "a move beyond the pages");
         page_move(a, page_of(f, pages, m.from_tier, m.from_slot), (int)(m.from_slot % a->cap), b,
                   page_of(f, pages, m.to_tier, m.to_slot), (int)(m.to_slot % b->cap));
     }
@@ -110,32 +103,30 @@ static void run(const fuzz_case *f) {
             uint8_t *page = page_of(f, pages, t, (uint32_t)i);
             uint32_t pos = page_pos(&f->l[t], page, i % f->l[t].cap);
             float k[HEAD_DIM], v[HEAD_DIM];
-            if (pos >= (uint32_t)n || f->target[pos] != t) fail("an item is in a tier that was not its target");
-            if (seen[pos]++) fail("an item is there twice");
-            if (page_score(&f->l[t], page, i % f->l[t].cap) != (float)pos) fail("a score came apart from its item");
+            if (pos >= (uint32_t)n || f->target[pos] != t) fuzz_check(false, "an item is in a tier that was not its target");
+            if (seen[pos]++) fuzz_check(false, "an item is there twice");
+            if (page_score(&f->l[t], page, i % f->l[t].cap) != (float)pos) fuzz_check(false, "a score came apart from its item");
             page_get(&f->l[t], page, i % f->l[t].cap, k, v);
             /* the first and last channel are the group's ends: exact up to the f16 scale */
             if (k[0] < (float)(pos % 997) - 0.6f || k[0] > (float)(pos % 997) + 0.6f || v[HEAD_DIM - 1] < k[0] + 30)
-                fail("an item lost its values");
+                fuzz_check(false, "an item lost its values");
         }
         for (int j = 0; j < n_pages[t]; j++) free(pages[t * MAX_ITEMS + j]);
     }
     for (int i = 0; i < n; i++) survivors -= f->target[i] != KV_DROP;
-    if (survivors) fail("items were lost");
+    if (survivors) fuzz_check(false, "items were lost");
     free(moves);
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 5, end = clock_now() + seconds;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)(clock_wall() * 1e3);
-    rng r = rng_make(seed, 0);
+    fuzz_begin("fuzz_plan", argc, argv, NULL);
+    rng r = rng_make(fuzz_seed, 0); /* a case grows out of the one before: a seed is repeated from its start */
     static fuzz_case f;
     new_layouts(&f, &r);
-    do {
+    while (fuzz_next()) {
         mutate(&f, &r);
         run(&f);
-        iteration++;
-    } while (clock_now() < end);
-    printf("fuzz_plan: %llu cases, seed %llu\n", (unsigned long long)iteration, (unsigned long long)seed);
+    }
+    printf("fuzz_plan: %llu cases, seed %llu\n", (unsigned long long)fuzz_count(), (unsigned long long)fuzz_seed);
     return 0;
 }

@@ -15,24 +15,26 @@
 #include "base/mem.h"
 #include "policy/stage.h"
 #include "tests/support/engines.h"
+#include "tests/support/fuzz.h"
 #include "tests/support/profiles.h"
 #include "tests/support/random_policy.h"
 
 enum { MAX_PROMPT = 150, MAX_MORE = 60, MAX_N = MAX_PROMPT + MAX_MORE, MAX_SEQS = 3, MAX_HEADS = 32, MAX_PRESETS = 128 };
 
-static uint64_t seed, iteration;
 static char yaml[RANDOM_POLICY_BYTES + 200];
 static const char *presets[MAX_PRESETS];
 static int n_presets;
 
+static void show_policy(void) { fprintf(stderr, "%s\n", yaml); }
+
 __attribute__((format(printf, 1, 2), noreturn)) static void die(const char *fmt, ...) {
+    char what[600];
     va_list ap;
-    fprintf(stderr, "fuzz_policy: ");
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
-    fprintf(stderr, " (seed %llu, iteration %llu)\n%s\n", (unsigned long long)seed, (unsigned long long)iteration, yaml);
-    exit(1);
+    fuzz_check(false, what);
+    abort();
 }
 
 #define MUST_DO(call)                                                                                                                      \
@@ -272,17 +274,15 @@ static void run_case(rng *r, int *n_refused) {
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? strtod(argv[1], NULL) : 5, start = clock_now();
     int n_refused = 0;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)(clock_now() * 1e6);
+    fuzz_begin("fuzz_policy", argc, argv, show_policy);
     n_presets = preset_names(presets, MAX_PRESETS);
-    uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
-    for (iteration = first; clock_now() - start < seconds; iteration++) {
-        rng r = rng_make(seed, iteration);
+    while (fuzz_next()) {
+        rng r = rng_make(fuzz_seed, fuzz_iteration);
         run_case(&r, &n_refused);
     }
     for (int i = 0; i < n_presets; i++) free((char *)presets[i]);
-    if (n_refused > 20 && n_refused == (int)(iteration - first)) die("every case was refused");
-    printf("fuzz_policy: %llu policies, %d of them refused (seed %llu)\n", (unsigned long long)(iteration - first), n_refused, (unsigned long long)seed);
+    if (n_refused > 20 && n_refused == (int)fuzz_count()) die("every case was refused");
+    printf("fuzz_policy: %llu policies, %d of them refused (seed %llu)\n", (unsigned long long)fuzz_count(), n_refused, (unsigned long long)fuzz_seed);
     return 0;
 }

@@ -3,7 +3,6 @@
  *
  *   fuzz_profile [seconds] [seed] */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,29 +15,15 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "policy/profile.h"
+#include "tests/support/fuzz.h"
 #include "tests/support/temp.h"
 
-static uint64_t seed = 1, iteration, n_loaded, n_refused;
-
-static void report(void) { fprintf(stderr, "fuzz_profile: seed %" PRIu64 ", iteration %" PRIu64 "\n", seed, iteration); }
-
-static void on_crash(int sig) {
-    report();
-    signal(sig, SIG_DFL);
-    raise(sig);
-}
-
-static void check(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_profile: %s (%s)\n", what, err_text());
-    report();
-    exit(1);
-}
+static uint64_t n_loaded, n_refused;
 
 static char *valid(rng *r, size_t *n) {
     head_profile *p;
     char *text = NULL;
-    check(head_profile_new(1 + (int)rng_below(r, 3), 1 + (int)rng_below(r, 3), &p) == OK, "memory");
+    fuzz_check(head_profile_new(1 + (int)rng_below(r, 3), 1 + (int)rng_below(r, 3), &p) == OK, "memory");
     memset(p->model_sha256, 'a', 64);
     p->origin = mem_strdup(rng_below(r, 2) ? "a text" : "");
     for (int h = 0; h < p->n_layers * p->n_kv; h++)
@@ -46,8 +31,8 @@ static char *valid(rng *r, size_t *n) {
             x += (int)rng_below(r, 128);
             p->table[h * PROFILE_POINTS + j] = (uint16_t)(x > 65535 ? 65535 : x);
         }
-    check(head_profile_write(temp_path("valid.profile"), p) == OK, "a valid profile is not written");
-    check(io_read_file(temp_path("valid.profile"), 1 << 20, &text, n) == OK, "a written file is not read");
+    fuzz_check(head_profile_write(temp_path("valid.profile"), p) == OK, "a valid profile is not written");
+    fuzz_check(io_read_file(temp_path("valid.profile"), 1 << 20, &text, n) == OK, "a written file is not read");
     head_profile_free(p);
     return text;
 }
@@ -90,20 +75,20 @@ static void one(rng *r) {
         damage(text, n, r);
     }
     if (rng_below(r, 6) == 0) n = rng_below(r, (uint32_t)n + 1);
-    check(io_write_file(path, file, n) == OK, "a file is not written");
+    fuzz_check(io_write_file(path, file, n) == OK, "a file is not written");
     if (file != text) mem_free(file);
     mem_free(text);
     head_profile *p, *again;
     err e = head_profile_read(path, &p);
     n_loaded += e == OK;
     n_refused += e != OK;
-    check(e == OK || (e == ERR_FORMAT && strstr(err_text(), "fuzz.profile:")), "a refusal names no line");
+    fuzz_check(e == OK || (e == ERR_FORMAT && strstr(err_text(), "fuzz.profile:")), "a refusal names no line");
     if (e != OK) return;
     for (int h = 0; h < p->n_layers * p->n_kv; h++)
-        for (int j = 1; j < PROFILE_POINTS; j++) check(p->table[h * PROFILE_POINTS + j] >= p->table[h * PROFILE_POINTS + j - 1], "a row falls");
-    check(head_profile_value(p, 0, 0, 0, 1) <= 1 && head_profile_value(p, p->n_layers - 1, p->n_kv - 1, 9999, 10000) <= 1, "a value is above 1");
-    check(head_profile_write(path, p) == OK && head_profile_read(path, &again) == OK, "what was read cannot be written and read");
-    check(again->n_layers == p->n_layers && again->n_kv == p->n_kv && !strcmp(again->origin, p->origin) && !strcmp(again->model_sha256, p->model_sha256) &&
+        for (int j = 1; j < PROFILE_POINTS; j++) fuzz_check(p->table[h * PROFILE_POINTS + j] >= p->table[h * PROFILE_POINTS + j - 1], "a row falls");
+    fuzz_check(head_profile_value(p, 0, 0, 0, 1) <= 1 && head_profile_value(p, p->n_layers - 1, p->n_kv - 1, 9999, 10000) <= 1, "a value is above 1");
+    fuzz_check(head_profile_write(path, p) == OK && head_profile_read(path, &again) == OK, "what was read cannot be written and read");
+    fuzz_check(again->n_layers == p->n_layers && again->n_kv == p->n_kv && !strcmp(again->origin, p->origin) && !strcmp(again->model_sha256, p->model_sha256) &&
               !memcmp(again->table, p->table, (size_t)p->n_layers * (size_t)p->n_kv * PROFILE_POINTS * sizeof *p->table),
           "a profile changes from reading to writing");
     head_profile_free(again);
@@ -111,13 +96,12 @@ static void one(rng *r) {
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 5;
-    if (argc > 2) seed = strtoull(argv[2], NULL, 10);
-    int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) signal(signals[i], on_crash);
-    double end = clock_now() + seconds;
-    for (rng r = rng_make(seed, 0); clock_now() < end; iteration++) one(&r);
-    printf("fuzz_profile: %" PRIu64 " files, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", iteration, n_loaded, n_refused, seed);
-    check(n_loaded > 0 && n_refused > 0, "nothing was loaded, or nothing refused");
+    fuzz_begin("fuzz_profile", argc, argv, NULL);
+    while (fuzz_next()) {
+        rng r = rng_make(fuzz_seed, fuzz_iteration);
+        one(&r);
+    }
+    printf("fuzz_profile: %" PRIu64 " files, %" PRIu64 " loaded, %" PRIu64 " refused, seed %" PRIu64 "\n", fuzz_count(), n_loaded, n_refused, fuzz_seed);
+    fuzz_check(n_loaded > 0 && n_refused > 0, "nothing was loaded, or nothing refused");
     return 0;
 }

@@ -3,20 +3,16 @@
  *
  *   fuzz_yaml [seconds] [seed] */
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/common_interface_defs.h>
-#endif
-
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
 #include "conf/sweep.h"
+#include "tests/support/fuzz.h"
 
 enum { MAX_TEXT = 2000 };
 
@@ -34,27 +30,13 @@ static const char *const pieces[] = {
     "0.1..0.5..0.1", "1e308", "-0", "null", "true", "=", "%YAML 1.2\n",
 };
 
-static uint64_t seed = 1, iteration;
 static char text[MAX_TEXT + 64];
 static size_t n_text;
 
-static void report(void) {
-    fprintf(stderr, "fuzz_yaml: seed %" PRIu64 ", iteration %" PRIu64 ", input of %zu bytes:\n", seed, iteration, n_text);
+static void show_input(void) {
+    fprintf(stderr, "input of %zu bytes:\n", n_text);
     fwrite(text, 1, n_text, stderr);
     fputc('\n', stderr);
-}
-
-static void on_crash(int sig) {
-    report();
-    signal(sig, SIG_DFL);
-    raise(sig);
-}
-
-static void check(bool ok, const char *what) {
-    if (ok) return;
-    fprintf(stderr, "fuzz_yaml: %s (%s)\n", what, err_text());
-    report();
-    exit(1);
 }
 
 static void insert(size_t at, const char *s, size_t n) {
@@ -101,9 +83,9 @@ static void check_round_trip(const node *n) {
     char *canonical = node_canonical(n), *dumps[] = {node_yaml(n), node_flow(n)};
     for (int i = 0; i < 2; i++) {
         node *again;
-        check(node_parse_text(dumps[i], strlen(dumps[i]), "dump", &again) == OK, "a dump does not parse");
+        fuzz_check(node_parse_text(dumps[i], strlen(dumps[i]), "dump", &again) == OK, "a dump does not parse");
         char *s = node_canonical(again);
-        check(strcmp(s, canonical) == 0, "a dump reads back as something else");
+        fuzz_check(strcmp(s, canonical) == 0, "a dump reads back as something else");
         mem_free(s);
         node_free(again);
         mem_free(dumps[i]);
@@ -114,13 +96,13 @@ static void check_round_trip(const node *n) {
 static void check_sweep(const node *root) {
     sweep s;
     if (sweep_expand(root, &s) != OK) {
-        check(*err_text() != 0, "a refusal without a message");
+        fuzz_check(*err_text() != 0, "a refusal without a message");
         return;
     }
-    check(s.n > 0, "a sweep without points");
+    fuzz_check(s.n > 0, "a sweep without points");
     for (int i = 0; i < s.n && i < 20; i++) {
-        check(s.points[i].label && s.points[i].label[0], "a point without a label");
-        check(node_type(s.points[i].conf) == NODE_MAP, "a point without a configuration");
+        fuzz_check(s.points[i].label && s.points[i].label[0], "a point without a label");
+        fuzz_check(node_type(s.points[i].conf) == NODE_MAP, "a point without a configuration");
     }
     sweep_free(&s);
 }
@@ -134,17 +116,17 @@ static bool one_input(void) {
         check_sweep(root);
         (void)node_path(root, text);
         err unread = node_check_all_read(root);
-        check(unread == OK || unread == ERR_USAGE, "an odd code");
+        fuzz_check(unread == OK || unread == ERR_USAGE, "an odd code");
         node_free(root);
     } else {
-        check(e == ERR_USAGE && root == NULL && *err_text(), "an odd refusal");
+        fuzz_check(e == ERR_USAGE && root == NULL && *err_text(), "an odd refusal");
     }
     /* the same text as command-line assignments */
     const char *base = "policy: {budget: 0.5}\nsweep: {list: [{a: 1}, {policy.preset: [x, y]}]}\n";
-    check(node_parse_text(base, strlen(base), "b.yaml", &root) == OK, "the base file");
+    fuzz_check(node_parse_text(base, strlen(base), "b.yaml", &root) == OK, "the base file");
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         err set = sweep_apply_set(root, line);
-        check(set == OK || (set == ERR_USAGE && *err_text()), "an odd refusal of --set");
+        fuzz_check(set == OK || (set == ERR_USAGE && *err_text()), "an odd refusal of --set");
     }
     check_sweep(root);
     node_free(root);
@@ -152,27 +134,20 @@ static bool one_input(void) {
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? strtod(argv[1], NULL) : 5;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 0) : (uint64_t)(clock_wall() * 1000);
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_set_death_callback(report);
-#endif
-    const int crashes[] = {SIGSEGV, SIGABRT, SIGFPE, SIGBUS, SIGILL};
-    for (size_t i = 0; i < sizeof crashes / sizeof *crashes; i++) signal(crashes[i], on_crash);
+    fuzz_begin("fuzz_yaml", argc, argv, show_input);
     size_t live = mem_live_bytes(MEM_OTHER);
     uint64_t n_accepted = 0;
-    double end = clock_now() + seconds;
-    for (; clock_now() < end; iteration++) {
-        rng r = rng_make(seed, iteration); /* any iteration can be repeated alone */
+    while (fuzz_next()) {
+        rng r = rng_make(fuzz_seed, fuzz_iteration);
         const char *s = seeds[rng_below(&r, sizeof seeds / sizeof *seeds)];
         n_text = strlen(s);
         memcpy(text, s, n_text);
         for (uint32_t k = rng_below(&r, rng_below(&r, 10) + 1) + 1; k > 0; k--) mutate(&r);
         double began = clock_now();
         n_accepted += one_input();
-        check(clock_now() - began < 20, "an input that takes 20 seconds");
-        check(mem_live_bytes(MEM_OTHER) == live, "memory is left behind");
+        fuzz_check(clock_now() - began < 20, "an input that takes 20 seconds");
+        fuzz_check(mem_live_bytes(MEM_OTHER) == live, "memory is left behind");
     }
-    printf("fuzz_yaml: %" PRIu64 " inputs, %" PRIu64 " of them valid, seed %" PRIu64 "\n", iteration, n_accepted, seed);
+    printf("fuzz_yaml: %" PRIu64 " inputs, %" PRIu64 " of them valid, seed %" PRIu64 "\n", fuzz_count(), n_accepted, fuzz_seed);
     return 0;
 }

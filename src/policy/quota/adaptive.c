@@ -9,7 +9,7 @@
 #include <math.h>
 #include <stdio.h>
 #include "conf/fields.h"
-#include "policy/topk.h"
+#include "policy/quota/ranking.h"
 
 typedef struct adaptive_conf { int mode, rounding, skip; double alpha; bool normalize; } adaptive_conf;
 STAGE_CONF_FITS(adaptive_conf);
@@ -43,11 +43,9 @@ static void adaptive_describe(const policy *p, const void *conf, char *out, size
              c->mode == MODE_BLEND && c->rounding == ROUND_EXACT ? ", exact" : "", c->normalize ? ", normalized" : "");
 }
 
-static bool competes(const head_items *h, int i) { return !(h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)); }
-
 static int count_free(const head_items *h) {
     int n = 0;
-    for (int i = 0; i < h->n; i++) n += competes(h, i);
+    for (int i = 0; i < h->n; i++) n += ranking_competes(h, i);
     return n;
 }
 
@@ -55,12 +53,12 @@ static int count_free(const head_items *h) {
 static float head_weight(const decision *d, const head_items *h, int base) {
     int n = 0;
     for (int i = 0; i < h->n; i++)
-        if (competes(h, i)) d->keys[n++] = topk_item_key(d->p, h, i);
+        if (ranking_competes(h, i)) d->keys[n++] = topk_item_key(d->p, h, i);
     if (base >= n) return 1.0f;
     uint64_t threshold = topk_threshold(d->keys, n, base);
     double best = 0, all = 0;
     for (int i = 0; i < h->n; i++) {
-        if (!competes(h, i)) continue;
+        if (!ranking_competes(h, i)) continue;
         all += h->score[i];
         if (topk_item_key(d->p, h, i) >= threshold) best += h->score[i];
     }
@@ -78,13 +76,13 @@ static void layer_ranking(const decision *d, const float *weight, const int *roo
         rest -= own;
         if (own == 0) continue;
         for (int i = 0; i < h->n; i++)
-            if (competes(h, i)) d->keys[n++] = topk_layer_key(d->p, h, i, d->n_heads, weight[k]);
+            if (ranking_competes(h, i)) d->keys[n++] = topk_layer_key(d->p, h, i, d->n_heads, weight[k]);
         safe_threshold[k] = topk_threshold(d->keys, n, own);
     }
     int n = 0;
     for (int k = 0; k < d->n_heads; k++)
         for (int i = 0; i < d->heads[k].n; i++) {
-            if (!competes(&d->heads[k], i)) continue;
+            if (!ranking_competes(&d->heads[k], i)) continue;
             uint64_t key = topk_layer_key(d->p, &d->heads[k], i, d->n_heads, weight[k]);
             if (key < safe_threshold[k]) d->keys[n++] = key;
         }
@@ -94,7 +92,7 @@ static void layer_ranking(const decision *d, const float *weight, const int *roo
         head_items *h = &d->heads[k];
         h->quota = 0;
         for (int i = 0; i < h->n; i++) {
-            if (!competes(h, i)) continue;
+            if (!ranking_competes(h, i)) continue;
             uint64_t key = topk_layer_key(d->p, h, i, d->n_heads, weight[k]);
             h->quota += key >= safe_threshold[k] || key >= threshold;
         }

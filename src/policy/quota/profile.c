@@ -3,7 +3,6 @@
  * heads become comparable, for a tier stage that ranks over all of them too. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/mem.h"
 #include "policy/profile.h"
@@ -59,20 +58,15 @@ static void profile_describe(const policy *p, const void *conf, char *out, size_
     snprintf(out, n, "%s %016llx", c->name, (unsigned long long)c->profile->checksum);
 }
 
-static int falling(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
 /* Keys carry the position in their lower half, and with it the item: prompt items are in order of positions. */
 static void rank_head(const profile_conf *c, const decision *d, head_items *h) {
     int n = 0;
     for (int i = 0; i < h->n; i++)
         if (ranking_competes(h, i)) d->keys[n++] = topk_item_key(d->p, h, i);
-    qsort(d->keys, (size_t)n, sizeof *d->keys, falling);
+    topk_sort(d->keys, (uint64_t *)(void *)d->tmp, n);
     float above = 1;
     for (int r = 0; r < n; r++) { /* a flat stretch of the curve still falls by the smallest step */
-        uint32_t tie = (uint32_t)d->keys[r], pos = d->p->ties_high ? tie : ~tie;
+        uint32_t tie = (uint32_t)d->keys[n - 1 - r], pos = d->p->ties_high ? tie : ~tie;
         assert(h->pos[pos] == pos);
         above = fminf(-head_profile_value(c->profile, h->layer, h->head, r, n), nextafterf(above, -2));
         h->score[pos] = above;

@@ -2,7 +2,6 @@
  * any kind can be joined. Rank 0 is the best; among equal scores the lower position ranks first. The score is 1 - mean rank / items. Items
  * that one of the scores forces are forced. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/mem.h"
 #include "policy/topk.h"
@@ -44,15 +43,10 @@ static void mean_rank_describe(const policy *p, const void *conf, char *out, siz
     }
 }
 
-static int falling(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
 static void add_ranks(const decision *d, const head_items *h, float *sum) {
     for (int i = 0; i < h->n; i++) d->keys[i] = topk_key(h->score[i], ~(uint32_t)i);
-    qsort(d->keys, (size_t)h->n, sizeof *d->keys, falling);
-    for (int r = 0; r < h->n; r++) sum[~(uint32_t)d->keys[r]] += (float)r;
+    topk_sort(d->keys, (uint64_t *)(void *)d->tmp, h->n);
+    for (int r = 0; r < h->n; r++) sum[~(uint32_t)d->keys[h->n - 1 - r]] += (float)r;
 }
 
 static void mean_rank_score(const void *conf, const decision *d) {

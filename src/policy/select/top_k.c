@@ -1,6 +1,5 @@
 /* The best `quota` items of each head stay: protected ones first, then forced ones from the newest, then by score. */
 #include <stdio.h>
-#include <string.h>
 #include "conf/fields.h"
 #include "policy/topk.h"
 
