@@ -38,13 +38,7 @@ static golden read_golden(const char *path) {
     return g;
 }
 
-static double gap_at(const golden *g, int i, const float *logits, int v) {
-    double max = logits[0], z = 0, worst = 0;
-    for (int k = 1; k < v; k++) max = fmax(max, logits[k]);
-    for (int k = 0; k < v; k++) z += exp(logits[k] - max);
-    for (int k = 0; k < g->top; k++) worst = fmax(worst, fabs(logits[g->id[i][k]] - max - log(z) - g->lp[i][k]));
-    return worst;
-}
+static double gap_at(const golden *g, int i, const float *logits, int v) { return logprob_gap(logits, v, g->id[i], g->lp[i], g->top); }
 
 typedef struct world {
     engine *e;

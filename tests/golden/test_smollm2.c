@@ -42,14 +42,6 @@ static int read_golden(void **state) {
     return bad ? -1 : 0;
 }
 
-static double worst_gap(const float *logits, int v, int pos) {
-    double z = 0, max = logits[0], worst = 0;
-    for (int i = 1; i < v; i++) max = fmax(max, logits[i]);
-    for (int i = 0; i < v; i++) z += exp(logits[i] - max);
-    for (int k = 0; k < TOP; k++) worst = fmax(worst, fabs(logits[top_id[pos][k]] - max - log(z) - top_lp[pos][k]));
-    return worst;
-}
-
 typedef struct world {
     engine *e;
     policy *p;
@@ -86,11 +78,11 @@ static void check_logprobs(math_mode math, const char *preset, double bound) {
     assert_ok(seq_extend(s, ids + 1, N - 1, logits + v));
     seq_destroy(s);
     double worst = 0;
-    for (int i = 0; i < N; i++) worst = fmax(worst, worst_gap(logits + (size_t)v * (size_t)i, v, i));
+    for (int i = 0; i < N; i++) worst = fmax(worst, logprob_gap(logits + (size_t)v * (size_t)i, v, top_id[i], top_lp[i], TOP));
     for (int n = 64; n <= N; n += 64) { /* the same through prefill */
         assert_ok(seq_create(w.e, w.space, w.p, 1, &s));
         assert_ok(seq_prefill(s, ids, n, logits));
-        worst = fmax(worst, worst_gap(logits, v, n - 1));
+        worst = fmax(worst, logprob_gap(logits, v, top_id[n - 1], top_lp[n - 1], TOP));
         seq_destroy(s);
     }
     free(logits);

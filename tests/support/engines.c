@@ -2,6 +2,7 @@
 #include "tests/support/profiles.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -62,6 +63,14 @@ policy *preset_policy(const engine *e, const char *preset, const char *overrides
     assert_ok(policy_create(node_get(root, "policy"), shape_with_profile(engine_policy_shape(e)), &p));
     *tree = root;
     return p;
+}
+
+double logprob_gap(const float *logits, int n_vocab, const int32_t *id, const float *logprob, int n) {
+    double z = 0, max = logits[0], worst = 0;
+    for (int i = 1; i < n_vocab; i++) max = fmax(max, logits[i]);
+    for (int i = 0; i < n_vocab; i++) z += exp(logits[i] - max);
+    for (int k = 0; k < n; k++) worst = fmax(worst, fabs(logits[id[k]] - max - log(z) - logprob[k]));
+    return worst;
 }
 
 void random_ids(int32_t *ids, int n, int n_vocab, uint64_t seed) {

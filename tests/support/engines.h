@@ -18,5 +18,7 @@ engine *tiny_engine(const char *model_path, math_mode math, int threads, const c
 int preset_names(const char **names, int max);
 /* A policy of a preset with overrides in YAML flow style ("{budget: 0.3}" or NULL). *tree must outlive the policy: node_free. */
 policy *preset_policy(const engine *e, const char *preset, const char *overrides, node **tree);
+/* Largest distance of log-probabilities at `id` from those of another program. */
+double logprob_gap(const float *logits, int n_vocab, const int32_t *id, const float *logprob, int n);
 void random_ids(int32_t *ids, int n, int n_vocab, uint64_t seed);
 #endif
