@@ -6,8 +6,8 @@
 static err check_targets(const cache *c, const int *n, const uint8_t *target, bool *changes) {
     *changes = false;
     for (int t = 0, i = 0; t < c->n_tiers; t++) {
-        for (int end = i + n[t]; i < end; i++) {
-            if (target[i] == t) continue;
+        int end = i + n[t];
+        for (i = plan_next_leaver(target, i, end, t); i < end; i = plan_next_leaver(target, i + 1, end, t)) {
             *changes = true;
             if (target[i] == KV_DROP) continue;
             if (target[i] >= c->n_tiers || target[i] < t)

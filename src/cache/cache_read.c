@@ -39,7 +39,8 @@ int cache_segments(const cache *c, int layer, int head, int n_rows_appending, in
 }
 
 static void copy_pos(const page_layout *p, const uint8_t *page, uint32_t first, uint32_t n, uint32_t *out) {
-    for (uint32_t i = 0; i < n; i++) out[i] = p->pos_bytes ? page_pos(p, page, (int)i) : first + i;
+    if (p->pos_bytes) page_pos_column(p, page, (int)n, out);
+    for (uint32_t i = 0; i < n && !p->pos_bytes; i++) out[i] = first + i;
 }
 
 void cache_columns(const cache *c, int layer, int head, item_columns *out) {

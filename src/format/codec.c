@@ -242,6 +242,19 @@ uint32_t page_pos(const page_layout *l, const void *page, int slot) {
     return memcpy(&p16, at, 2), p16;
 }
 
+void page_pos_column(const page_layout *l, const void *page, int n, uint32_t *out) {
+    const uint8_t *column = (const uint8_t *)page + l->off_pos;
+    if (l->pos_bytes == 4) {
+        memcpy(out, column, (size_t)n * sizeof *out);
+        return;
+    }
+    for (int i = 0; i < n; i++) {
+        uint16_t pos;
+        memcpy(&pos, column + 2 * i, 2);
+        out[i] = pos;
+    }
+}
+
 static void set_pos(const page_layout *l, void *page, int slot, uint32_t pos) {
     uint8_t *at = (uint8_t *)page + l->off_pos + (size_t)slot * l->pos_bytes;
     uint16_t p16 = (uint16_t)pos;

@@ -55,6 +55,8 @@ void page_get(const page_layout *l, const void *page, int slot, float *k /* [d] 
  * per channel, groups move item by item to the same places of another group; from float formats into them only page_put leads. */
 void page_move(const page_layout *from, const void *src, int src_slot, const page_layout *to, void *dst, int dst_slot);
 uint32_t page_pos(const page_layout *l, const void *page, int slot);
+/* Positions of the first n slots, of a layout that stores them. */
+void page_pos_column(const page_layout *l, const void *page, int n, uint32_t *out /* [n] */);
 float page_score(const page_layout *l, const void *page, int slot);
 void page_set_score(const page_layout *l, void *page, int slot, float score);
 #endif

@@ -18,6 +18,9 @@ typedef struct plan {
     int n_after[KV_MAX_TIERS]; /* items per tier afterwards */
 } plan;
 
+/* The first of the items at .. end-1 that does not stay in `tier`; end if all do. */
+int plan_next_leaver(const uint8_t *target, int at, int end, int tier);
+
 /* Items are numbered tier by tier: tier 0's slots 0..n[0]-1 first, then tier 1's, ... `target[i]` is the tier item i goes to, or
  * KV_DROP. Because several tiers exchange items, an application must first stage pages: the to_slots of tier t may exceed its
  * present pages; n_after tells how many are needed at the end, and never more than max(n[t], n_after[t]) are used in between. */

@@ -68,9 +68,12 @@ static void select_layer(const policy *p, const decision *d, bool selected) {
         if (!selected) u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
         for (int k = 0; k < d->n_heads; k++) {
             head_items *h = &d->heads[k];
-            for (int i = 0; i < h->n; i++) h->flags[i] &= (uint8_t)~ITEM_IMPORTANT; /* of an earlier try */
-            for (int i = 0; i < h->n; i++)
-                if (h->target[i] != KV_DROP && !(h->flags[i] & ITEM_REPRESENTATIVE)) h->flags[i] |= ITEM_IMPORTANT;
+            uint8_t *flags = h->flags;
+            const uint8_t *target = h->target;
+            for (int i = 0, n = h->n; i < n; i++) { /* an earlier try may have marked others */
+                bool important = target[i] != KV_DROP && !(flags[i] & ITEM_REPRESENTATIVE);
+                flags[i] = (uint8_t)((flags[i] & ~ITEM_IMPORTANT) | (important ? ITEM_IMPORTANT : 0));
+            }
         }
     }
 }
@@ -270,7 +273,7 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
 
 /* An item only ever moves to a tier that it can be re-quantised to. */
 static void keep_tiers_falling(const policy *p, const head_items *h) {
-    for (int i = 0; i < h->n; i++) {
+    for (int i = 0; i < h->n && p->needs.n_tiers > 1; i++) {
         uint8_t to = h->target[i], now = h->tier_now[i];
         if (to != KV_DROP && to != now && !kv_format_can_move(p->needs.tiers[now], p->needs.tiers[to])) h->target[i] = now;
     }

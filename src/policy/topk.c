@@ -56,9 +56,46 @@ uint64_t topk_threshold(uint64_t *keys, int n, int k) {
     return keys[0];
 }
 
+/* A step of decode drops an item or two of hundreds: blocks of items are passed over by the least first half of their keys. */
+enum { FEW = 8, BLOCK = 64 };
+
+static uint32_t least_of(const head_items *h, int first, int end) {
+    uint32_t least = KEY_PROTECTED;
+    for (int i = first; i < end; i++) {
+        uint32_t u = topk_score_key(h->score[i]);
+        u = h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED) ? (uint32_t)KEY_FORCED : u;
+        least = u < least ? u : least;
+    }
+    return least;
+}
+
+/* Marks the n_drop items of the lowest keys. */
+static void drop_few(const policy *p, const head_items *h, int n_drop) {
+    uint64_t low[FEW]; /* ascending */
+    int item[FEW], n = 0;
+    for (int first = 0; first < h->n; first += BLOCK) {
+        int end = first + BLOCK < h->n ? first + BLOCK : h->n;
+        if (n == n_drop && least_of(h, first, end) > low[n - 1] >> 32) continue;
+        for (int i = first; i < end; i++) {
+            uint64_t key = topk_item_key(p, h, i);
+            if (n == n_drop && key > low[n - 1]) continue;
+            int at = n < n_drop ? n++ : n - 1;
+            for (; at > 0 && low[at - 1] > key; at--) low[at] = low[at - 1], item[at] = item[at - 1];
+            low[at] = key;
+            item[at] = i;
+        }
+    }
+    for (int i = 0; i < h->n; i++) h->target[i] = 0;
+    for (int k = 0; k < n; k++) h->target[item[k]] = KV_DROP;
+}
+
 void topk_select(const decision *d, const head_items *h) {
     if (h->quota >= h->n || h->quota < 1) {
         memset(h->target, h->quota < 1 ? KV_DROP : 0, (size_t)h->n);
+        return;
+    }
+    if (h->n - h->quota <= FEW) {
+        drop_few(d->p, h, h->n - h->quota);
         return;
     }
     for (int i = 0; i < h->n; i++) d->keys[i] = topk_item_key(d->p, h, i);

@@ -3,13 +3,14 @@
 #define KVLAB_POLICY_TOPK_H
 #include "policy/stage.h"
 
-/* Key of a score: larger is kept first; NaN comes last, -0 equals 0. `tie` decides among equal scores. */
-static inline uint64_t topk_key(float score, uint32_t tie) {
+/* First half of the key of a score: 0 for NaN. Without branches, so that loops over it become vectors. */
+static inline uint32_t topk_score_key(float score) {
     uint32_t u = f32_bits(score + 0.0f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return tie;
-    u = u & 0x80000000u ? ~u : u | 0x80000000u;
-    return (uint64_t)u << 32 | tie;
+    uint32_t key = u ^ ((uint32_t)((int32_t)u >> 31) | 0x80000000u);
+    return score == score ? key : 0;
 }
+/* Key of a score: larger is kept first; NaN comes last, -0 equals 0. `tie` decides among equal scores. */
+static inline uint64_t topk_key(float score, uint32_t tie) { return (uint64_t)topk_score_key(score) << 32 | tie; }
 /* The score that a key of topk_key was made from (0 for NaN). */
 static inline float topk_key_score(uint64_t key) {
     uint32_t u = (uint32_t)(key >> 32);

@@ -28,10 +28,10 @@ err protect_parse(const node *map, protect *out) {
 
 void protect_flags(const protect *p, int n_tokens, head_items *h) {
     int64_t first_recent = (int64_t)n_tokens - p->recent;
-    for (int i = 0; i < h->n; i++) {
-        int64_t pos = h->pos[i];
-        h->flags[i] = (uint8_t)((pos < p->sink ? ITEM_SINK : 0) | (pos >= first_recent ? ITEM_RECENT : 0));
-    }
+    uint32_t sinks = (uint32_t)p->sink, recent = first_recent > 0 ? (uint32_t)first_recent : 0;
+    const uint32_t *pos = h->pos;
+    uint8_t *flags = h->flags;
+    for (int i = 0, n = h->n; i < n; i++) flags[i] = (uint8_t)((pos[i] < sinks ? ITEM_SINK : 0) | (pos[i] >= recent ? ITEM_RECENT : 0));
 }
 
 void protect_count(const protect *p, int n_tokens, int *n_sink, int *n_recent) {

@@ -18,6 +18,10 @@ expect "the table names its sections" 0 "pool .*compaction" "$kvlab" bench pool 
 "$kvlab" bench policies --model tiny.gguf --json --repeats 2 --depths 200 -t 1 --only knorm_kvpress --only 'h2o*' >bench.json 2>err.txt
 holds "policies: a ratio to full for each preset that was asked for" 'set(x["what"].split(",")[0] for x in r if x["section"] == "policies") == {"h2o", "h2o_kvpress", "h2o_prefill", "knorm_kvpress"}'
 holds "and each with its interval" 'all(x["rate_unit"].startswith("% more than full [") and 0 < x["min"] <= x["median"] for x in r if x["section"] == "policies")'
+"$kvlab" bench policies --model tiny.gguf --json --repeats 1 --depths 100 -t 1 >bench.json 2>err.txt
+holds "without --only: all presets that evict" 'len(set(x["what"].split(",")[0] for x in r if x["section"] == "policies")) > 30'
+expect "one that this model cannot have is named" 0 "leaves kvlab_best out: .*profile" cat err.txt
+expect "and refused when it was asked for" 2 "profile" "$kvlab" bench policies --model tiny.gguf --only kvlab_best
 expect "no preset of that name" 2 "matches no policy preset" "$kvlab" bench policies --model tiny.gguf --only nothing
 expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
 expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k

@@ -28,6 +28,37 @@ static void the_threshold_is_the_kth_largest_key(void **state) {
     }
 }
 
+/* Few items to drop take another way than many. */
+static void the_items_of_the_lowest_keys_are_dropped(void **state) {
+    rng r = rng_make(seed_get(), 2);
+    uint32_t pos[400];
+    float score[400];
+    uint8_t flags[400], target[400];
+    uint64_t keys[400], sorted[400];
+    for (int round = 0; round < 4000; round++) {
+        policy p = {.ties_high = rng_below(&r, 2)};
+        int n = 1 + (int)rng_below(&r, 400), n_drop = (int)rng_below(&r, rng_below(&r, 2) ? 12 : (uint32_t)n + 1), n_values = 1 + (int)rng_below(&r, 9);
+        if (n_drop > n) n_drop = n;
+        head_items h = {.n = n, .quota = n - n_drop, .pos = pos, .score = score, .flags = flags, .target = target};
+        decision d = {.p = &p, .keys = keys};
+        for (int i = 0; i < n; i++) {
+            pos[i] = (uint32_t)i;
+            score[i] = rng_below(&r, 50) ? (float)rng_below(&r, (uint32_t)n_values) - 1 : rng_below(&r, 2) ? NAN : -0.0f;
+            flags[i] = rng_below(&r, 30) ? 0 : (uint8_t[]){ITEM_SINK, ITEM_RECENT, ITEM_FORCED}[rng_below(&r, 3)];
+        }
+        for (int i = n - 1; i > 0; i--) { /* items lie in any order of positions */
+            uint32_t j = rng_below(&r, (uint32_t)i + 1), swap = pos[i];
+            pos[i] = pos[j];
+            pos[j] = swap;
+        }
+        for (int i = 0; i < n; i++) sorted[i] = topk_item_key(&p, &h, i);
+        qsort(sorted, (size_t)n, sizeof *sorted, falling);
+        topk_select(&d, &h);
+        for (int i = 0; i < n; i++)
+            assert_int_equal(target[i], h.quota && topk_item_key(&p, &h, i) >= sorted[h.quota - 1] ? 0 : KV_DROP);
+    }
+}
+
 static void keys_order_scores_as_numbers(void **state) {
     const float rising[] = {-INFINITY, -3e38f, -2, -1e-40f, 0, 1e-40f, 0.5f, 1, 3e38f, INFINITY};
     int n = sizeof rising / sizeof *rising;
@@ -112,6 +143,7 @@ int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_threshold_is_the_kth_largest_key),
+        cmocka_unit_test(the_items_of_the_lowest_keys_are_dropped),
         cmocka_unit_test(keys_order_scores_as_numbers),
         cmocka_unit_test(forced_items_rank_above_any_score_and_protected_above_them),
         cmocka_unit_test(ties_fall_to_the_lower_position_or_the_higher_one),

@@ -31,8 +31,9 @@ static void uniform_assign(const void *conf, const decision *d) {
     const uniform_conf *c = conf;
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
-        for (int i = 0; i < h->n; i++)
-            if (h->target[i] != KV_DROP) h->target[i] = h->flags[i] & ITEM_RECENT ? 0 : (uint8_t)c->tier;
+        uint8_t *target = h->target, tier = (uint8_t)c->tier;
+        const uint8_t *flags = h->flags;
+        for (int i = 0, n = h->n; i < n; i++) target[i] = target[i] == KV_DROP ? KV_DROP : flags[i] & ITEM_RECENT ? 0 : tier;
     }
 }
 
