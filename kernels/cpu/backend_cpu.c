@@ -25,38 +25,43 @@ LINEAR_OPS(scalar)
 LINEAR_OPS(avx2)
 LINEAR_OPS(avx512)
 
-#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns)           \
+#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns, form)     \
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
         .weight_gather = weight_gather, .weight_run_free = weight_run_free,                                             \
         .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
         .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .gelu_mul = gelu_mul_##path, .rope = rope_##path, \
+        .round_f16 = round_f16_##path, .row_moments = row_moments_##path,                                              \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = prefill,                                  \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
         .signal_scratch_bytes = signal_scratch_bytes, .attn_columns = columns,                                        \
-        .item_form = item_form_##path, .attn_change = attn_change_##path,                                              \
+        .item_form = form, .attn_change = attn_change_##path,                                              \
         .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
         .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }
-#define CPU_TABLES(isa_string, path, prefill_fast, columns_fast)                                                       \
+#define CPU_TABLES(isa_string, path, prefill_fast, columns_fast, form_fast)                                            \
     {                                                                                                                  \
         [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
-                            act_prepare_fast_##path, linear_fast_##path, prefill_fast, columns_fast),                  \
+                            act_prepare_fast_##path, linear_fast_##path, prefill_fast, columns_fast, form_fast),       \
         [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
-                             act_prepare_none, linear_exact_##path, attn_prefill_##path, attn_columns_##path),         \
+                             act_prepare_none, linear_exact_##path, attn_prefill_##path, attn_columns_##path,          \
+                             item_form_##path),                                                                        \
     }
 
 static const backend tables[ISA_N][2] = {
-    [ISA_SCALAR] = CPU_TABLES("scalar", scalar, attn_prefill_scalar, attn_columns_scalar),
-    [ISA_AVX2] = CPU_TABLES("avx2", avx2, attn_prefill_avx2, attn_columns_avx2),
-    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512, attn_prefill_avx512, attn_columns_avx512),
-    [ISA_AVX512_BF16] = CPU_TABLES("avx512-bf16", avx512, attn_prefill_avx512_bf16, attn_columns_avx512_bf16), /* the prompt's attention, in fast */
+    [ISA_SCALAR] = CPU_TABLES("scalar", scalar, attn_prefill_scalar, attn_columns_scalar, item_form_scalar),
+    [ISA_AVX2] = CPU_TABLES("avx2", avx2, attn_prefill_avx2, attn_columns_avx2, item_form_avx2),
+    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512, attn_prefill_avx512, attn_columns_avx512, item_form_avx512_int8),
+    [ISA_AVX512_BF16] = CPU_TABLES("avx512-bf16", avx512, attn_prefill_avx512_bf16, attn_columns_avx512_bf16,
+                                   item_form_avx512_int8), /* the prompt's attention, in fast */
 };
 static const backend reference[2] = {
     [MATH_FAST] = TABLE("reference", "scalar", reference, MATH_FAST, weight_pack_rows, act_bytes_fast,
-                        act_prepare_reference, linear_reference_fast, attn_prefill_reference, attn_columns_reference),
+                        act_prepare_reference, linear_reference_fast, attn_prefill_reference, attn_columns_reference,
+                        item_form_reference),
     [MATH_EXACT] = TABLE("reference", "scalar", reference, MATH_EXACT, weight_pack_rows, act_bytes_exact,
-                         act_prepare_none, linear_reference_exact, attn_prefill_reference, attn_columns_reference),
+                         act_prepare_none, linear_reference_exact, attn_prefill_reference, attn_columns_reference,
+                        item_form_reference),
 };
 
 int backend_isas(const char **names, int max) {

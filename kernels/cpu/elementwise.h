@@ -4,6 +4,7 @@
  * tree, y = (x * r) * weight with r = float(1 / sqrt(sum / n + eps)) silu_mul   y = (gate / (1 + vexp(-gate))) * up,
  * each operation rounded; gelu_mul   y = (gate / (1 + vexp(GELU_A * (gate + GELU_B * (gate * gate * gate))))) * up,
  * that is gate * (1 + tanh z) / 2 with 2 z = -GELU_A (...), each operation rounded; rope       (a, b) -> (a cos - b sin, a sin + b cos), each operation rounded
+ *   round_f16  f32_round_f16 of each value; row_moments: products exact in f64, one chain over the rows for each sum
  */
 #ifndef KVLAB_KERNELS_CPU_ELEMENTWISE_H
 #define KVLAB_KERNELS_CPU_ELEMENTWISE_H
@@ -17,7 +18,9 @@
     void silu_mul_##isa(const par *p, const float *gate, const float *up, float *y, size_t n);                         \
     void gelu_mul_##isa(const par *p, const float *gate, const float *up, float *y, size_t n);                         \
     void rope_##isa(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads,  \
-                    int head_dim);
+                    int head_dim);                                                                                     \
+    void round_f16_##isa(const par *p, float *x, size_t n);                                                            \
+    void row_moments_##isa(const par *p, const row_moments *a);
 ELEMENTWISE_DECLARE(reference)
 ELEMENTWISE_DECLARE(scalar)
 ELEMENTWISE_DECLARE(avx2)

@@ -20,6 +20,13 @@ static inline void gelu_lanes(const float *gate, const float *up, float *y) {
     _mm256_storeu_ps(y, _mm256_mul_ps(s, _mm256_loadu_ps(up)));
 }
 
+#define ROUND_LANES 8
+static inline void round_lanes(float *x) {
+    _mm256_storeu_ps(x, _mm256_cvtph_ps(_mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT)));
+}
+
+#define MOMENT_LANES 4
 #include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/moments.inc"
 #include "kernels/cpu/rope.inc"
 #pragma GCC pop_options

@@ -20,6 +20,13 @@ static inline void gelu_lanes(const float *gate, const float *up, float *y) {
     _mm512_storeu_ps(y, _mm512_mul_ps(s, _mm512_loadu_ps(up)));
 }
 
+#define ROUND_LANES 16
+static inline void round_lanes(float *x) {
+    _mm512_storeu_ps(x, _mm512_cvtph_ps(_mm512_cvtps_ph(_mm512_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT)));
+}
+
+#define MOMENT_LANES 8
 #include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/moments.inc"
 #include "kernels/cpu/rope.inc"
 #pragma GCC pop_options

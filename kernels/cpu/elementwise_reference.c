@@ -53,3 +53,24 @@ void rope_reference(const par *p, const rope_table *t, const uint32_t *pos, floa
                 *b = u * s + v * c;
             }
 }
+
+void round_f16_reference(const par *p, float *x, size_t n) {
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)n, &lo, &hi);
+    for (ptrdiff_t i = lo; i < hi; i++) x[i] = f32_round_f16(x[i]);
+}
+
+void row_moments_reference(const par *p, const row_moments *a) {
+    int d = a->head_dim;
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)a->n_heads * d, &lo, &hi);
+    for (ptrdiff_t u = lo; u < hi; u++) {
+        ptrdiff_t h = u / d, c = u % d;
+        double *sum = a->sums + h * (d + d * d);
+        for (int r = 0; r < a->n_rows; r++) {
+            const float *x = a->x + (size_t)r * a->ldx + (size_t)(h * d);
+            sum[c] += (double)x[c];
+            for (int b = (int)c; b < d; b++) sum[d + c * d + b] += (double)x[c] * (double)x[b];
+        }
+    }
+}

@@ -13,5 +13,10 @@ static void gelu_lanes(const float *gate, const float *up, float *y) {
     *y = g / (1.0f + vexp(GELU_A * (g + GELU_B * (g * g * g)))) * *up;
 }
 
+#define ROUND_LANES 1
+static void round_lanes(float *x) { *x = f32_round_f16(*x); }
+
+#define MOMENT_LANES 2
 #include "kernels/cpu/elementwise.inc"
+#include "kernels/cpu/moments.inc"
 #include "kernels/cpu/rope.inc"

@@ -14,6 +14,7 @@ SIGNALS_DECLARE(avx2)
 SIGNALS_DECLARE(avx512)
 #undef SIGNALS_DECLARE
 void attn_columns_avx512_bf16(const par *p, const attn_columns *a); /* of attention on bf16 tiles (attn_bf16.c) */
+void item_form_avx512_int8(const par *p, const item_form *a);       /* norms on int8 codes, within form_int8.c's bound */
 
 enum { SIGNAL_BLOCK = 48 }; /* rows of a matrix product that are reduced before they are added to the total */
 static inline size_t signal_thread_floats(int head_dim) {

@@ -147,6 +147,14 @@ typedef struct attn_change {
     void *scratch;      /* signal_scratch_bytes(head_dim, nth) */
 } attn_change;
 
+/* Sums over rows x of x_c and of x_c x_b for b >= c, in f64 and in the order of the rows, added to what lies there. */
+typedef struct row_moments {
+    const float *x;     /* [n_rows][n_heads][head_dim], row stride ldx floats */
+    size_t ldx;
+    double *sums;       /* per head [head_dim] sums, then [head_dim][head_dim] products; what is left of the diagonal means nothing */
+    int n_rows, n_heads, head_dim;
+} row_moments;
+
 typedef struct rope_table { /* cos and sin of pos * theta_i, built from f64 angles; owned by the model */
     const float *cos, *sin; /* [n_pos][n_dims/2] */
     int n_pos, n_dims;      /* rotated dimensions (even, <= head_dim) */
@@ -177,16 +185,18 @@ typedef struct backend {
     void (*gelu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = gelu(gate) * up, tanh form */
     /* in place on x [m][n_heads][head_dim] (row stride ldx); pos[m] */
     void (*rope)(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads, int head_dim);
+    void (*round_f16)(const par *p, float *x, size_t n); /* each value once to f16 precision, in place */
 
     size_t (*prefill_scratch_bytes)(const attn_prefill *a, int nth);
     void (*attn_prefill)(const par *p, const attn_prefill *a);
     size_t (*mass_scratch_bytes)(const attn_mass *a, int nth);
     void (*attn_mass)(const par *p, const attn_mass *a);
-    /* signals of policies; a backend may leave these four out, then policies that need them are refused */
+    /* signals of policies; a backend may leave these five out, then policies that need them are refused */
     size_t (*signal_scratch_bytes)(int head_dim, int nth);
     void (*attn_columns)(const par *p, const attn_columns *a);
     void (*item_form)(const par *p, const item_form *a);
     void (*attn_change)(const par *p, const attn_change *a);
+    void (*row_moments)(const par *p, const row_moments *a);
     size_t (*attn_scratch_bytes)(const attn_batch *b, int nth);
     void (*attn_decode)(const par *p, const attn_batch *b);
 

@@ -77,14 +77,11 @@ void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
 /* The only place where K and V lose precision before a format does (design section 4). */
 static void round_rows(const par *p, const rows_pass *r) {
     const model_params *mp = &r->e->m->p;
-    if (r->e->m->be->math == MATH_EXACT) return;
-    size_t kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
-    ptrdiff_t lo, hi;
-    par_range(p, r->m, &lo, &hi);
-    for (size_t i = (size_t)lo * kv_dim; i < (size_t)hi * kv_dim; i++) {
-        r->k[i] = f32_round_f16(r->k[i]);
-        r->v[i] = f32_round_f16(r->v[i]);
-    }
+    const backend *be = r->e->m->be;
+    if (be->math == MATH_EXACT) return;
+    size_t n = (size_t)r->m * (size_t)mp->n_kv * (size_t)mp->head_dim;
+    be->round_f16(p, r->k, n);
+    be->round_f16(p, r->v, n);
 }
 
 void rows_rope_and_round(const par *p, const rows_pass *r, const model_layer *y) {

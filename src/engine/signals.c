@@ -12,7 +12,7 @@
 MUST err signal_supported(const engine *e, const signal_request *r) {
     const backend *be = e->m->be;
     bool plain = !r->group_max && (r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r));
-    if (plain || (be->attn_columns && be->item_form && be->attn_change && be->signal_scratch_bytes)) return OK;
+    if (plain || (be->attn_columns && be->item_form && be->attn_change && be->row_moments && be->signal_scratch_bytes)) return OK;
     return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);
 }
 
@@ -37,7 +37,7 @@ MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
             attn_mass a = {.n_rows = r->rows, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim};
             TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->mass_scratch_bytes(&a, e->threads)));
         }
-        if (r->kind == SIGNAL_EXPECTED_MASS) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * (d + d * d)));
+        if (r->kind == SIGNAL_EXPECTED_MASS) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(double) * d + sizeof(float) * h * (d + d * d)));
         if (r->kind == SIGNAL_VALUE_OUTPUT) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(float) * h * d * (size_t)mp->n_embd));
         if (r->kind == SIGNAL_KEY_COSINE) TRY(scratch_need(&e->matrix, MEM_POLICY, sizeof(double) * (size_t)mp->n_kv * (cosine_doubles(e, r, n_tokens) + (size_t)n_tokens)));
     }
@@ -147,7 +147,7 @@ static void mean_rotation(const model *m, int i, int n_tokens, int future, doubl
 }
 
 /* mean and covariance of a head's queries, rotated to the average future position: R mu, R C R^T. */
-static void rotate_moments(const engine *e, const signal_request *r, int n_tokens, const float *stat, float *out) {
+static void rotate_moments(const engine *e, const double *rotation, const float *stat, float *out) {
     const model_params *mp = &e->m->p;
     int d = mp->head_dim, half = mp->rope_dims / 2;
     bool neox = e->m->rope.neox;
@@ -155,8 +155,7 @@ static void rotate_moments(const engine *e, const signal_request *r, int n_token
     float *mu = out, *cov = out + d;
     for (int i = 0; i < half; i++) {
         int a = neox ? i : 2 * i, b = neox ? i + half : 2 * i + 1;
-        double c, s, x, y;
-        mean_rotation(e->m, i, n_tokens, r->future, &c, &s);
+        double c = rotation[2 * i], s = rotation[2 * i + 1], x, y;
         x = mu[a], y = mu[b];
         mu[a] = (float)(c * x - s * y);
         mu[b] = (float)(s * x + c * y);
@@ -173,14 +172,37 @@ static void rotate_moments(const engine *e, const signal_request *r, int n_token
     }
 }
 
+/* x [n] = mu.k scale + x scale^2 / 2 (or without x); items side by side, whose sums are independent. Returns the largest. */
+static double expected_logits(const float *mu, const float *k, int n, int d, double scale, bool covariance, float *x) {
+    enum { BESIDE = 8 };
+    double max = -INFINITY;
+    for (int t0 = 0; t0 < n; t0 += BESIDE, k += BESIDE * d) {
+        int m = n - t0 < BESIDE ? n - t0 : BESIDE;
+        double logit[BESIDE] = {0};
+        for (int c = 0; c < d; c++)
+            for (int i = 0; i < m; i++) logit[i] += (double)mu[c] * (double)k[i * d + c];
+        for (int i = 0; i < m; i++) {
+            logit[i] *= scale;
+            if (covariance) logit[i] += (double)x[t0 + i] * scale * scale / 2;
+            x[t0 + i] = (float)logit[i];
+            max = fmax(max, (double)x[t0 + i]);
+        }
+    }
+    return max;
+}
+
 /* softmax over items first .. n - 1 of mu.k scale + k.C k scale^2 / 2; 0 for the items before. */
 static void expected_mass(const par *p, const finish *f, const signal_request *r, const float *stat, float *out) {
     engine *e = f->s->e;
     const model_params *mp = &e->m->p;
-    int d = mp->head_dim, n = f->n_tokens, group = mp->n_heads / mp->n_kv;
+    int d = mp->head_dim, n = f->n_tokens, group = mp->n_heads / mp->n_kv, first = r->first < n ? r->first : n;
     size_t per_head = (size_t)(d + d * d);
-    float *moments = e->matrix.p;
-    for (int h = p->ith; h < mp->n_heads; h += p->nth) rotate_moments(e, r, n, stat + (size_t)h * per_head, moments + (size_t)h * per_head);
+    double *rotation = e->matrix.p; /* [rope_dims / 2][2] */
+    float *moments = (float *)(rotation + d);
+    for (int i = p->ith; i < mp->rope_dims / 2; i += p->nth)
+        mean_rotation(e->m, i, n, r->future, &rotation[2 * i], &rotation[2 * i + 1]);
+    par_barrier(p);
+    for (int h = p->ith; h < mp->n_heads; h += p->nth) rotate_moments(e, rotation, stat + (size_t)h * per_head, moments + (size_t)h * per_head);
     par_barrier(p);
     if (r->covariance) {
         item_form a = {.kind = FORM_QUADRATIC, .x = f->k, .m = moments + d, .head_stride = per_head, .ldm = (size_t)d, .out = out, .n_rows = d,
@@ -188,21 +210,12 @@ static void expected_mass(const par *p, const finish *f, const signal_request *r
         e->m->be->item_form(p, &a);
         par_barrier(p);
     }
-    double scale = (double)mp->attn_scale;
     for (int h = p->ith; h < mp->n_heads; h += p->nth) {
-        const float *k = f->k + (size_t)(h / group) * (size_t)n * (size_t)d, *mu = moments + (size_t)h * per_head;
+        const float *k = f->k + ((size_t)(h / group) * (size_t)n + (size_t)first) * (size_t)d, *mu = moments + (size_t)h * per_head;
         float *x = out + (size_t)h * (size_t)n;
-        double max = -INFINITY, sum = 0;
-        for (int t = 0; t < n; t++) {
-            double logit = 0;
-            for (int c = 0; c < d; c++) logit += (double)mu[c] * (double)k[(size_t)t * (size_t)d + (size_t)c];
-            logit *= scale;
-            if (r->covariance) logit += (double)x[t] * scale * scale / 2;
-            x[t] = (float)logit;
-            if (t >= r->first) max = fmax(max, (double)x[t]);
-        }
-        for (int t = r->first; t < n; t++) sum += exp((double)x[t] - max);
-        for (int t = 0; t < n; t++) x[t] = t < r->first ? 0 : (float)(exp((double)x[t] - max) / sum);
+        double max = expected_logits(mu, k, n - first, d, (double)mp->attn_scale, r->covariance, x + first), sum = 0;
+        for (int t = first; t < n; t++) sum += exp((double)x[t] - max);
+        for (int t = 0; t < n; t++) x[t] = t < first ? 0 : (float)(exp((double)x[t] - max) / sum);
     }
 }
 

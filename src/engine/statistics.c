@@ -52,25 +52,16 @@ void statistics_begin(const par *p, const statistics *s, engine *e) {
     par_barrier(p);
 }
 
-/* Sums of q_c and of q_c q_b, b >= c, over the rows of a chunk in order: one thread per (head, channel c). */
+/* Adds the rows of a chunk, in order. */
 void statistics_queries(const par *p, const statistics *s, engine *e, const float *q, int first, int m) {
     int n_heads = e->m->p.n_heads, d = e->m->p.head_dim;
     size_t row = (size_t)n_heads * (size_t)d;
-    ptrdiff_t lo, hi;
-    par_range(p, (ptrdiff_t)row, &lo, &hi);
     for (int i = 0; i < s->n; i++) {
         if (s->req[i].kind != SIGNAL_EXPECTED_MASS) continue;
         int skip = s->req[i].first > first ? s->req[i].first - first : 0;
-        for (ptrdiff_t u = lo; u < hi; u++) {
-            size_t h = (size_t)u / (size_t)d, c = (size_t)u % (size_t)d;
-            double *sum = sums_of(e, i) + h * (size_t)(d + d * d), *products = sum + d + c * (size_t)d;
-            for (int r = skip; r < m; r++) {
-                const float *x = q + (size_t)r * row + h * (size_t)d;
-                double xc = x[c];
-                sum[c] += xc;
-                for (int b = (int)c; b < d; b++) products[b] += xc * (double)x[b];
-            }
-        }
+        if (skip >= m) continue;
+        row_moments a = {.x = q + (size_t)skip * row, .ldx = row, .sums = sums_of(e, i), .n_rows = m - skip, .n_heads = n_heads, .head_dim = d};
+        e->m->be->row_moments(p, &a);
     }
     par_barrier(p);
 }

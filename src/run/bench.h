@@ -49,5 +49,6 @@ MUST err bench_compact(bench *b);
 MUST err bench_prefill(bench *b);
 MUST err bench_decode(bench *b);
 MUST err bench_batch(bench *b);
+MUST err bench_memory(bench *b);
 MUST err bench_policies(bench *b); /* only when asked for by name: minutes */
 #endif

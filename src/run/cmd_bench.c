@@ -139,13 +139,13 @@ static const struct section {
     err (*run)(bench *b);
 } sections[] = {{"machine", machine},    {"attention", bench_attention}, {"linear", bench_linear}, {"prefill", bench_prefill},
                 {"decode", bench_decode}, {"batch", bench_batch},         {"pool", bench_pool}, {"compact", bench_compact},
-                {"policies", bench_policies}};
+                {"memory", bench_memory}, {"policies", bench_policies}};
 enum { N_SECTIONS = sizeof sections / sizeof *sections };
 
 static err section_find(const char *name) {
     for (int i = 0; i < N_SECTIONS; i++)
         if (strcmp(sections[i].name, name) == 0) return OK;
-    return ERR(ERR_USAGE, "there is no section \"%s\"; sections are machine, attention, linear, prefill, decode, batch, pool, compact, policies", name);
+    return ERR(ERR_USAGE, "there is no section \"%s\"; sections are machine, attention, linear, prefill, decode, batch, pool, compact, memory, policies", name);
 }
 static bool asked(const options *o, const char *name) {
     if (strcmp(name, "machine") == 0) return true; /* ceilings belong to every measurement */

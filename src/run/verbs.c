@@ -35,10 +35,11 @@ static const verb verbs[] = {
      "the context; S + N + T + 1 tokens are needed. KL is KL(full || policy) in nats over the whole vocabulary.",
      0, 0, cmd_score, OPT_MODEL | OPT_SCORE | OPT_JSON},
     {"bench", "[SECTION...]", "time kernels, prefill, decode, batches and the allocator",
-     "Sections: machine, attention, linear, prefill, decode, batch, pool, compact (default: these); policies: what presets that\n"
-     "evict add to a prefill of the longest of --depths. Shortest and median of --repeats, beside probes of read bandwidth\n"
-     "and arithmetic of the same minute. With one thread times are CPU time, with more wall time.",
-     0, 8, cmd_bench, OPT_MODEL | OPT_BENCH | OPT_JSON},
+     "Sections: machine, attention, linear, prefill, decode, batch, pool, compact, memory (default: these); policies: what presets\n"
+     "that evict add to a prefill of the longest of --depths. Shortest and median of --repeats, beside probes of read bandwidth\n"
+     "and arithmetic of the same minute. With one thread times are CPU time, with more wall time. memory counts what pages and\n"
+     "tables cost beside live bytes.",
+     0, 10, cmd_bench, OPT_MODEL | OPT_BENCH | OPT_JSON},
     {"calibrate", "[TEXT...]", "numbers of a policy that meet a goal on calibration text, or a head profile",
      "Tries the product of all --vary, then bisects between the best point and its neighbours. Losses are means over R "
      "windows of the\n"

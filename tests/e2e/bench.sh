@@ -8,7 +8,7 @@ holds() { # name, python expression over d
     if [ "$v" = True ]; then ok "$1"; else not_ok "$1" "$2 gives $v" "$(head -c 400 bench.json)" "$(cat err.txt)"; fi
 }
 "$kvlab" bench --model tiny.gguf --json --repeats 2 --depths 64,200 --formats f16,k4v2 -t 2 >bench.json 2>err.txt
-holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool", "compact"}'
+holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool", "compact", "memory"}'
 holds "the shortest is not above the median, and rates are positive" 'all(x.get("min", 0) <= x.get("median", 0) and x["rate"] > 0 for x in r)'
 holds "every path of this CPU is timed" 'len(set(x["isa"] for x in r if x["section"] == "attention")) == len(d["machine"]["isa"])'
 holds "one thread and two" 'set(x["threads"] for x in r if x["section"] == "attention") == {1, 2}'
@@ -22,6 +22,9 @@ holds "and each with its interval" 'all(x["rate_unit"].startswith("% more than f
 holds "without --only: all presets that evict" 'len(set(x["what"].split(",")[0] for x in r if x["section"] == "policies")) > 30'
 expect "one that this model cannot have is named" 0 "leaves kvlab_best out: .*profile" cat err.txt
 expect "and refused when it was asked for" 2 "profile" "$kvlab" bench policies --model tiny.gguf --only kvlab_best
+"$helpers/tiny_model" shape.gguf 1 3 n_embd=96 n_head=9 n_kv=3 head_dim=64 n_ff=96 context=8192
+"$kvlab" bench memory --model shape.gguf --json --depths 512,4096 >bench.json 2>err.txt
+holds "memory: slack and tables of two tiers on shared pages at 512 and 4096 tokens are below 20 and 5 % of live bytes" 'sorted(0 < x["rate"] < {"512": 20, "4096": 5}[x["what"].split()[-2]] for x in r if x["what"].startswith("k8v4 k4v2,")) == [True, True]'
 expect "no preset of that name" 2 "matches no policy preset" "$kvlab" bench policies --model tiny.gguf --only nothing
 expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
 expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k

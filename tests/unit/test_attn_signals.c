@@ -8,6 +8,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include "base/half.h"
+#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/signals.h"
 #include "tests/support/attn_paths.h"
 #include "tests/support/seed.h"
@@ -51,6 +52,15 @@ static void run(call c, int head_dim, int threads) {
     if (c.change) c.change->scratch = scratch;
     par_run(threads, call_body, &c);
     free(scratch);
+}
+
+typedef struct moments_call {
+    void (*op)(const par *p, const row_moments *a);
+    row_moments a;
+} moments_call;
+static void moments_body(const par *p, void *arg) {
+    const moments_call *c = arg;
+    c->op(p, &c->a);
 }
 
 typedef struct data { /* a whole causal prompt */
@@ -238,6 +248,112 @@ static void forms_agree_with_f64(void **state) {
     }
 }
 
+/* Norms on int8 codes against f64, within what rounding an item and a row of the matrix to 8 bits can move (form_int8.c). */
+static double form_bound(const item_form *a, const float *x, const float *m, double *want) {
+    double most = 0, x1 = 0, bound = 0;
+    int d = a->head_dim;
+    *want = 0;
+    for (int c = 0; c < d; c++) most = fmax(most, fabs((double)x[c])), x1 += fabs((double)x[c]);
+    for (int r = 0; r < a->n_rows; r++, m += a->ldm) {
+        double y = 0, m1 = 0, largest = 0;
+        for (int c = 0; c < d; c++) {
+            y += (double)m[c] * (double)x[c];
+            m1 += fabs((double)m[c]);
+            largest = fmax(largest, fabs((double)m[c]));
+        }
+        double e = (most * m1 + largest * x1) / 254 + d * most * largest / (4 * 127 * 127);
+        *want += a->kind == FORM_ABS ? fabs(y) : y * y;
+        bound += a->kind == FORM_ABS ? e : e * (2 * fabs(y) + e);
+    }
+    return bound * (1 + 1e-4) + 1e-4 * *want;
+}
+static void norms_on_int8_codes_stay_within_their_bound(void **state) {
+    rng r = rng_make(seed_get(), 10);
+    const path with = {"avx512 int8", NULL, item_form_avx512_int8, NULL};
+    if (!isa_present(ISA_AVX512)) {
+        print_message("# SKIP this CPU has no AVX-512 VNNI\n");
+        skip();
+    }
+    double off = 0, n_values = 0;
+    for (int round = 0; round < 24; round++) {
+        int n = 1 + (int)rng_below(&r, round % 6 == 5 ? 1300 : 200), n_kv = 1 + (int)rng_below(&r, 3), group = 1 + (int)rng_below(&r, 4), heads = n_kv * group;
+        int d = (const int[]){64, 20, 96, 33, 256, 1}[round / 2 % 6], rows = 1 + (int)rng_below(&r, 200);
+        float *x = attn_random(&r, (size_t)(n_kv * n * d), 1), *m = attn_random(&r, (size_t)(heads * rows * d), 1);
+        for (int i = 0; i < n_kv * n; i++) { /* sizes of all kinds, outliers, zeros */
+            float size = ldexpf(1, (int)rng_below(&r, 40) - 20);
+            for (int c = 0; c < d; c++) x[i * d + c] *= rng_below(&r, 9) ? size : i % 5 ? 0 : 30 * size;
+        }
+        float *out = malloc(sizeof(float) * (size_t)(heads * n)), *again = malloc(sizeof(float) * (size_t)(heads * n));
+        bool beside = round % 2;
+        item_form a = {.kind = round % 2 ? FORM_SQUARE : FORM_ABS, .x = x, .m = m, .out = out, .head_stride = (size_t)(beside ? d : rows * d),
+                       .ldm = (size_t)(beside ? heads * d : d), .n_rows = rows, .n_items = n, .n_heads = heads, .n_kv = n_kv, .head_dim = d};
+        run((call){.with = &with, .form = &a}, d, 1);
+        for (int h = 0; h < heads; h++)
+            for (int t = 0; t < n; t++) {
+                double want, bound = form_bound(&a, x + (h / group * n + t) * d, m + (size_t)h * a.head_stride, &want);
+                assert_near(with.name, "norm", h * n + t, out[h * n + t], want, bound);
+                if (want > 0 && d > 16) off += fabs((double)out[h * n + t] - want) / want, n_values++;
+            }
+        a.out = again; /* the same bits on three threads, and of each item alone */
+        run((call){.with = &with, .form = &a}, d, 3);
+        assert_memory_equal(out, again, sizeof(float) * (size_t)(heads * n));
+        int t = (int)rng_below(&r, (uint32_t)n);
+        float *alone = malloc(sizeof(float) * (size_t)(n_kv * d));
+        for (int k = 0; k < n_kv; k++) memcpy(alone + k * d, x + (k * n + t) * d, sizeof(float) * (size_t)d);
+        a.x = alone, a.n_items = 1;
+        run((call){.with = &with, .form = &a}, d, 1);
+        for (int h = 0; h < heads; h++) assert_memory_equal(&out[h * n + t], &again[h], sizeof(float));
+        a.x = x, a.n_items = n; /* what is not finite stays with its item */
+        x[t * d] = round % 4 < 2 ? NAN : -INFINITY;
+        run((call){.with = &with, .form = &a}, d, 2);
+        for (int h = 0; h < heads; h++)
+            for (int i = 0; i < n; i++)
+                if (h < group && i == t) assert_true(isnan(again[h * n + i]));
+                else assert_memory_equal(&out[h * n + i], &again[h * n + i], sizeof(float));
+        free(x), free(m), free(out), free(again), free(alone);
+    }
+    if (off / n_values > 0.006) fail_msg("norms are off by %g on average", off / n_values);
+}
+
+/* Sums and products of rows: the reference's bits on every path, for any threads; the reference against f64 by its definition. */
+static void row_moments_are_equal_on_all_paths(void **state) {
+    rng r = rng_make(seed_get(), 11);
+    void (*paths[4])(const par *, const row_moments *) = {row_moments_reference, row_moments_scalar};
+    int n_paths = 2;
+    if (isa_present(ISA_AVX2)) paths[n_paths++] = row_moments_avx2;
+    if (isa_present(ISA_AVX512)) paths[n_paths++] = row_moments_avx512;
+    for (int round = 0; round < 30; round++) {
+        int n = (int)rng_below(&r, 120), heads = 1 + (int)rng_below(&r, 5), d = (const int[]){64, 20, 96, 33, 2, 80}[round % 6];
+        size_t ldx = (size_t)(heads * d) + rng_below(&r, 9), size = (size_t)heads * (size_t)(d + d * d);
+        float *x = attn_random(&r, (size_t)(n + 1) * ldx, 1);
+        double *want = malloc(sizeof(double) * size), *have = malloc(sizeof(double) * size);
+        for (int i = 0; i < n_paths; i++)
+            for (int threads = 1; threads <= 3; threads++) {
+                double *to = i == 0 && threads == 1 ? want : have;
+                for (size_t k = 0; k < size; k++) to[k] = 0.25;
+                moments_call c = {paths[i], {.x = x, .ldx = ldx, .sums = to, .n_rows = n / 2, .n_heads = heads, .head_dim = d}};
+                par_run(threads, moments_body, &c); /* in two calls, as chunks of a prompt come */
+                c.a.x += (size_t)(n / 2) * ldx;
+                c.a.n_rows = n - n / 2;
+                par_run(threads, moments_body, &c);
+                for (int h = 0; h < heads; h++)
+                    for (int c0 = -1; c0 < d; c0++)
+                        for (int b = c0 < 0 ? 0 : c0; b < d; b++) {
+                            size_t at = (size_t)h * (size_t)(d + d * d) + (size_t)((c0 + 1) * d + b);
+                            if (to == have) {
+                                if (memcmp(&want[at], &have[at], sizeof(double))) fail_msg("path %d, %d threads: head %d, %d, %d", i, threads, h, c0, b);
+                                continue;
+                            }
+                            double sum = 0.25;
+                            for (int k = 0; k < n; k++)
+                                sum += (c0 < 0 ? 1 : (double)x[(size_t)k * ldx + (size_t)(h * d + c0)]) * (double)x[(size_t)k * ldx + (size_t)(h * d + b)];
+                            assert_true(fabs(sum - want[at]) <= 1e-12 * (1 + n));
+                        }
+            }
+        free(x), free(want), free(have);
+    }
+}
+
 static void output_changes_agree_with_f64(void **state) {
     rng r = rng_make(seed_get(), 3);
     path paths[4];
@@ -308,6 +424,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(columns_on_bf16_tiles_agree_with_f64_on_rounded_inputs),
         cmocka_unit_test(column_sums_agree_with_f64),
         cmocka_unit_test(forms_agree_with_f64),
+        cmocka_unit_test(norms_on_int8_codes_stay_within_their_bound),
+        cmocka_unit_test(row_moments_are_equal_on_all_paths),
         cmocka_unit_test(output_changes_agree_with_f64),
         cmocka_unit_test(dropkv_gives_its_worked_example),
     };

@@ -107,6 +107,10 @@ static void do_rope(const par *p, void *arg) {
     op_args *a = arg;
     a->b->rope(p, a->table, a->pos, a->y, a->ldx, a->m, a->n_heads, a->n);
 }
+static void do_round_f16(const par *p, void *arg) {
+    const op_args *a = arg;
+    a->b->round_f16(p, a->y, (size_t)a->n);
+}
 /* Runs `op` on the reference, result in args->y; then all paths and teams must leave the same `size` floats. */
 static void check_op(void (*op)(const par *, void *), op_args *args, size_t size) {
     const char *isas[MAX_ISAS];
@@ -238,6 +242,20 @@ static void rope_rotates_pairs_and_nothing_else(void **state) {
     }
 }
 
+/* Any bit pattern, and the values between which f16 rounds, overflows or becomes subnormal. */
+static void round_f16_is_the_same_everywhere(void **state) {
+    rng r = rng_make(seed_get(), 8);
+    static const float edges[] = {65504, 65519.996f, 65520, -65520, 0x1p-14f, 0x1p-24f, 0x1p-25f, 0x1.000002p-25f, -0.0f, 1 + 0x1p-11f, 1 + 0x1.8p-10f};
+    for (int n = 1; n < 3000; n += 1 + (int)rng_below(&r, 90)) {
+        float *y = malloc(sizeof *y * (size_t)n);
+        for (int i = 0; i < n; i++)
+            y[i] = rng_below(&r, 3) ? f32_from_bits((uint32_t)rng_u64(&r)) : rng_below(&r, 2) ? rng_normal(&r) : edges[rng_below(&r, sizeof edges / sizeof *edges)];
+        op_args a = {.y = y, .n = n};
+        check_op(do_round_f16, &a, (size_t)n);
+        free(y);
+    }
+}
+
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -247,6 +265,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(silu_mul_is_right),
         cmocka_unit_test(gelu_mul_is_right),
         cmocka_unit_test(rope_rotates_pairs_and_nothing_else),
+        cmocka_unit_test(round_f16_is_the_same_everywhere),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
 }
