@@ -1,5 +1,7 @@
 /* Decisions between steps: those whose trigger is due, and those that a pool under pressure asks for. Sequences decide one after the
  * other; what they decided is carried out for all of them at once. */
+#include <stdatomic.h>
+
 #include "engine/engine_impl.h"
 
 #include "base/clock.h"
@@ -42,19 +44,61 @@ static MUST err columns_reserve(engine *e, seq **seqs, int n, columns *x) {
     return OK;
 }
 
+/* Threads gather columns layer by layer and, where the policy decides by layer, decide what they just gathered, each in the place of its
+ * first layer's columns: what stays in the nearest cache costs a fraction of what a step's weights push out. */
+typedef struct gathering {
+    seq *s;
+    policy_columns *cols; /* of the sequence */
+    bool decides;
+    atomic_bool failed;   /* errors are written again by the first thread */
+} gathering;
+
+static void gather(const cache *c, int layer, int head, const policy_columns *to) {
+    item_columns ic = {0, (uint32_t *)to->pos, (uint8_t *)to->tier, to->score};
+    cache_columns(c, layer, head, &ic);
+}
+
+static void decide_layer(gathering *g, int thread, const policy_columns *first, int l) {
+    const model_params *mp = &g->s->e->m->p;
+    policy_columns own[POLICY_MAX_KV_HEADS];
+    for (int h = 0, at = 0; h < mp->n_kv; at += own[h++].n) {
+        own[h] = g->cols[l * mp->n_kv + h];
+        own[h].pos = first->pos + at;
+        own[h].tier = first->tier + at;
+        own[h].score = first->score + at;
+        gather(g->s->c, model_global_layer(mp, l), h, &own[h]);
+    }
+    if (policy_decode_layer(g->s->pol, g->s->state, thread, cache_n_tokens(g->s->c), own)) atomic_store(&g->failed, true);
+}
+
+static void gather_body(const par *p, void *arg) {
+    gathering *g = arg;
+    const model_params *mp = &g->s->e->m->p;
+    ptrdiff_t lo, hi;
+    par_range(p, model_n_global(mp), &lo, &hi);
+    for (int l = (int)lo; l < hi; l++) {
+        const policy_columns *c = g->cols + l * mp->n_kv;
+        if (g->decides) decide_layer(g, p->ith, g->cols + lo * mp->n_kv, l);
+        for (int h = 0; h < mp->n_kv && !g->decides; h++) gather(g->s->c, model_global_layer(mp, l), h, &c[h]);
+    }
+}
+
 static MUST err decide_one(seq *s, columns *x) {
     const model_params *p = &s->e->m->p;
-    policy_columns *cols = x->cols + x->n_cols;
+    gathering g = {.s = s, .cols = x->cols + x->n_cols, .decides = policy_decides_by_layer(s->pol)};
+    int n_tokens = cache_n_tokens(s->c);
     for (int l = 0; l < model_n_global(p); l++)
         for (int h = 0; h < p->n_kv; h++) {
             size_t at = x->n_items;
-            item_columns ic = {0, x->pos + at, x->tier + at, x->score + at};
-            cache_columns(s->c, model_global_layer(p, l), h, &ic);
-            x->cols[x->n_cols] = (policy_columns){l, h, ic.n, ic.pos, ic.tier, ic.score, x->target + at};
+            int n = cache_n_items_head(s->c, model_global_layer(p, l), h);
+            x->cols[x->n_cols] = (policy_columns){l, h, n, x->pos + at, x->tier + at, x->score + at, x->target + at};
             x->changes[x->n_cols++] = (cache_change){s->c, model_global_layer(p, l), h, x->target + at};
-            x->n_items += (size_t)ic.n;
+            x->n_items += (size_t)n;
         }
-    return policy_decode(s->pol, s->state, cache_n_tokens(s->c), cols);
+    if (g.decides) TRY(policy_decode_begin(s->pol, s->state, n_tokens, s->e->threads));
+    par_run(s->e->threads, gather_body, &g);
+    if (atomic_load(&g.failed)) return ERR(ERR_NOMEM, "out of memory: policy '%s' cannot decide at token %d", policy_describe(s->pol), n_tokens);
+    return g.decides ? policy_decode_end(s->pol, s->state, n_tokens) : policy_decode(s->pol, s->state, n_tokens, g.cols);
 }
 
 /* All sequences of one space. */

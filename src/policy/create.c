@@ -263,6 +263,7 @@ void policy_destroy(policy *p) {
     for (int k = 0; k < STAGE_N_KINDS; k++) plugin_free(p->plugins[k]);
     mem_free(p->text);
     mem_free(p->joined);
+    mem_free(p->bias);
     head_profile_free(p->profile);
     mem_free(p);
 }

@@ -1,6 +1,7 @@
 /* The walk score -> quota -> select -> tier, or score -> decide, layer by layer or, under sequence scope, over all of them at once. */
 #include <math.h>
 #include <string.h>
+#include "base/clones.h"
 #include "base/mem.h"
 #include "policy/plugin.h"
 #include "policy/state.h"
@@ -62,19 +63,20 @@ static void allot_tiers(const policy *p, const decision *d) {
     p->use[STAGE_SELECT].st->select(p->use[STAGE_SELECT].conf, &parts);
 }
 
+VECTOR_CLONES static void mark_important(const head_items *h) {
+    const uint8_t *restrict target = h->target;
+    uint8_t *restrict flags = h->flags;
+    for (int i = 0, n = h->n; i < n; i++) {
+        uint8_t important = target[i] != KV_DROP && !(flags[i] & ITEM_REPRESENTATIVE) ? ITEM_IMPORTANT : 0;
+        flags[i] = (uint8_t)((flags[i] & ~ITEM_IMPORTANT) | important); /* of an earlier try */
+    }
+}
+
 static void select_layer(const policy *p, const decision *d, bool selected) {
     const stage_use *u = p->use;
     if (!u[STAGE_DECIDE].st) {
         if (!selected) u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
-        for (int k = 0; k < d->n_heads; k++) {
-            head_items *h = &d->heads[k];
-            uint8_t *flags = h->flags;
-            const uint8_t *target = h->target;
-            for (int i = 0, n = h->n; i < n; i++) { /* an earlier try may have marked others */
-                bool important = target[i] != KV_DROP && !(flags[i] & ITEM_REPRESENTATIVE);
-                flags[i] = (uint8_t)((flags[i] & ~ITEM_IMPORTANT) | (important ? ITEM_IMPORTANT : 0));
-            }
-        }
+        for (int k = 0; k < d->n_heads; k++) mark_important(&d->heads[k]);
     }
 }
 
@@ -190,7 +192,7 @@ static void check_decision(const policy *p, const head_items *heads, int n_heads
 #endif
 }
 
-static int count_kept(const head_items *h) {
+VECTOR_CLONES static int count_kept(const head_items *h) {
     int n = 0;
     for (int i = 0; i < h->n; i++) n += h->target[i] != KV_DROP;
     return n;
@@ -215,8 +217,8 @@ static void prompt_heads(const policy *p, policy_state *s, policy_layer *layers,
     for (int l = 0; l < n_layers; l++)
         for (int k = 0; k < n_kv; k++) {
             size_t at = (size_t)(l * n_kv + k) * (size_t)n, own = (size_t)k * (size_t)n;
-            s->heads[l * n_kv + k] = (head_items){.layer = layers[l].layer, .head = k, .n = n, .pos = s->pos, .score = s->score + at,
-                                                  .live = layers[l].live ? layers[l].live + own : NULL, .flags = s->flags + at,
+            s->own.heads[l * n_kv + k] = (head_items){.layer = layers[l].layer, .head = k, .n = n, .pos = s->pos, .score = s->own.score + at,
+                                                  .live = layers[l].live ? layers[l].live + own : NULL, .flags = s->own.flags + at,
                                                   .target = layers[l].target + own};
         }
 }
@@ -224,20 +226,20 @@ static void prompt_heads(const policy *p, policy_state *s, policy_layer *layers,
 /* Layers that are decided together: one, or all under sequence scope. Returns the mean number of items a head keeps. */
 static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers, int n_layers, int *left) {
     int n = layers[0].n, n_heads = n_layers * p->shape.n_kv;
-    TRY(state_reserve(s, n_heads, (size_t)n_heads * (size_t)n, n));
+    TRY(scratch_reserve(&s->own, p, n_heads, (size_t)n_heads * (size_t)n, n));
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
     decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
-                  .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp, .work = s->work, .from = layers};
+                  .heads = s->own.heads, .n_heads = n_heads, .keys = s->own.keys, .tmp = s->own.tmp, .work = s->own.work, .from = layers};
     if (p->trigger.prefill) {
         d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
         decide(p, &d, n_layers, s->observe, s->observer);
-        check_decision(p, s->heads, n_heads, n);
-        *left = left_of_budget(p, mean_kept(s->heads, n_heads), d.kept);
+        check_decision(p, s->own.heads, n_heads, n);
+        *left = left_of_budget(p, mean_kept(s->own.heads, n_heads), d.kept);
         return OK;
     }
     for (int l = 0; l < n_layers; l++) {
-        d.heads = s->heads + l * p->shape.n_kv;
+        d.heads = s->own.heads + l * p->shape.n_kv;
         d.n_heads = p->shape.n_kv;
         d.signal = layers[l].signal;
         if (p->needs.live.on) score_layer(p, &d); /* fills the columns that decode goes on from */
@@ -271,9 +273,23 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
     return OK;
 }
 
+/* How many bytes, up to n, are equal at the beginning. */
+static int same_bytes(const uint8_t *a, const uint8_t *b, int n) {
+    int i = 0;
+    for (uint64_t x, y; i + 8 <= n; i += 8) {
+        memcpy(&x, a + i, sizeof x);
+        memcpy(&y, b + i, sizeof y);
+        if (x != y) break;
+    }
+    while (i < n && a[i] == b[i]) i++;
+    return i;
+}
+
 /* An item only ever moves to a tier that it can be re-quantised to. */
 static void keep_tiers_falling(const policy *p, const head_items *h) {
     for (int i = 0; i < h->n && p->needs.n_tiers > 1; i++) {
+        i += same_bytes(h->target + i, h->tier_now + i, h->n - i);
+        if (i == h->n) return;
         uint8_t to = h->target[i], now = h->tier_now[i];
         if (to != KV_DROP && to != now && !kv_format_can_move(p->needs.tiers[now], p->needs.tiers[to])) h->target[i] = now;
     }
@@ -292,43 +308,72 @@ static void move_only(const policy *p, const decision *d) {
     for (int k = 0; k < d->n_heads; k++) keep_groups_whole(p, &d->heads[k]);
 }
 
-/* Heads first .. first + n_heads - 1 of the columns into the state's heads. */
-static err column_heads(const policy *p, policy_state *s, const policy_columns *cols, int n_heads, int n_tokens) {
+/* Columns of n_heads heads as the scratch's heads. */
+static err column_heads(const policy *p, decision_scratch *x, const policy_columns *cols, int n_heads, int n_tokens) {
     size_t n_items = 0;
     for (int k = 0; k < n_heads; k++) n_items += (size_t)cols[k].n;
     int parts = splits_tiers(p, true) ? p->needs.n_tiers : 0;
-    TRY(state_reserve(s, n_heads * (1 + parts), n_items, n_tokens));
+    TRY(scratch_reserve(x, p, n_heads * (1 + parts), n_items, n_tokens));
     size_t at = 0;
     for (int k = 0; k < n_heads; k++) {
         const policy_columns *c = &cols[k];
-        s->heads[k] = (head_items){.layer = c->layer, .head = c->head, .n = c->n, .pos = c->pos, .tier_now = c->tier, .score = s->score + at,
-                                   .live = p->needs.live.on ? c->score : NULL, .flags = s->flags + at, .target = c->target};
+        x->heads[k] = (head_items){.layer = c->layer, .head = c->head, .n = c->n, .pos = c->pos, .tier_now = c->tier, .score = x->score + at,
+                                   .live = p->needs.live.on ? c->score : NULL, .flags = x->flags + at, .target = c->target};
         at += (size_t)c->n;
     }
     return OK;
 }
 
-err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols) {
+/* n_layers layers that are decided together: one, or all under sequence scope. */
+static err decode_layers(const policy *p, policy_state *s, decision_scratch *x, int n_tokens, const policy_columns *cols, int n_layers) {
+    int n_heads = n_layers * p->shape.n_kv;
+    bool clamped = false; /* budgets are met before */
+    TRY(column_heads(p, x, cols, n_heads, n_tokens));
+    decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .clamped = &clamped, .kept = s->budget_now,
+                  .first_new = s->first_new, .heads = x->heads, .n_heads = n_heads, .keys = x->keys, .tmp = x->tmp};
+    if (p->decode_drops) decide(p, &d, n_layers, NULL, NULL);
+    else move_only(p, &d);
+    for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &x->heads[k]);
+    check_decision(p, x->heads, n_heads, n_tokens);
+    int left = left_of_budget(p, mean_kept(x->heads, n_heads), s->budget_now);
+    if (left > x->most) x->most = left;
+    return OK;
+}
+
+bool policy_decides_by_layer(const policy *p) {
+    for (int k = 0; k < STAGE_N_KINDS; k++)
+        if (p->plugins[k]) return false; /* need not stand being called by several threads */
+    return p->needs.scope != SCOPE_SEQUENCE;
+}
+
+err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, int n_threads) {
     TRY(check_bound(p));
-    int kept = n_tokens, most = 0, n_kv = p->shape.n_kv, per_decision = p->needs.scope == SCOPE_SEQUENCE ? p->shape.n_layers : 1;
     bool clamped = false;
-    if (p->decode_drops && !policy_scales_to_bytes(p)) kept = budget_kept(p, s->n_prompt, n_tokens, &clamped);
+    s->budget_now = p->decode_drops && !policy_scales_to_bytes(p) ? budget_kept(p, s->n_prompt, n_tokens, &clamped) : n_tokens;
     s->report.budget_clamped |= clamped;
-    for (int l = 0; l < p->shape.n_layers; l += per_decision) {
-        int n_heads = per_decision * n_kv;
-        TRY(column_heads(p, s, cols + l * n_kv, n_heads, n_tokens));
-        decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .found_scale = &s->scale,
-                      .clamped = &s->report.budget_clamped, .kept = kept, .first_new = s->first_new, .heads = s->heads, .n_heads = n_heads, .keys = s->keys, .tmp = s->tmp};
-        if (p->decode_drops) decide(p, &d, per_decision, NULL, NULL);
-        else move_only(p, &d);
-        for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &s->heads[k]);
-        check_decision(p, s->heads, n_heads, n_tokens);
-        int left = left_of_budget(p, mean_kept(s->heads, n_heads), kept);
-        most = left > most ? left : most;
-    }
+    TRY(state_reserve_threads(s, n_threads));
+    for (int i = 0; i < n_threads; i++) state_scratch(s, i)->most = 0;
+    return OK;
+}
+
+err policy_decode_layer(const policy *p, policy_state *s, int thread, int n_tokens, const policy_columns *cols) {
+    return decode_layers(p, s, state_scratch(s, thread), n_tokens, cols, 1);
+}
+
+err policy_decode_end(const policy *p, policy_state *s, int n_tokens) {
+    int most = 0;
+    for (int i = 0; i <= s->n_others; i++)
+        if (state_scratch(s, i)->most > most) most = state_scratch(s, i)->most;
     TRY(plugins_status(p));
     s->report.n_decisions++;
     int first_new = first_unplaced(p, n_tokens + decides_before_step(p));
     state_decided(s, n_tokens, most, first_new < n_tokens ? first_new : n_tokens);
     return OK;
+}
+
+err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols) {
+    int together = p->needs.scope == SCOPE_SEQUENCE ? p->shape.n_layers : 1;
+    TRY(policy_decode_begin(p, s, n_tokens, 1));
+    for (int l = 0; l < p->shape.n_layers; l += together) TRY(decode_layers(p, s, &s->own, n_tokens, cols + l * p->shape.n_kv, together));
+    return policy_decode_end(p, s, n_tokens);
 }

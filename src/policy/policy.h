@@ -56,7 +56,7 @@ static inline bool signal_per_kv(const signal_request *r) {
     return r->kind == SIGNAL_KEY_NORM || r->kind == SIGNAL_KEY_COSINE || r->kind == SIGNAL_VALUE_NORM || r->kind == SIGNAL_KEY_ERROR ||
            r->kind == SIGNAL_VALUE_ERROR || r->group_max;
 }
-enum { POLICY_MAX_SIGNALS = 12 };
+enum { POLICY_MAX_SIGNALS = 12, POLICY_MAX_KV_HEADS = 256 };
 
 typedef struct policy_needs {
     policy_scope scope;
@@ -118,6 +118,11 @@ typedef struct policy_columns { /* one (layer, KV head), in cache column order: 
 } policy_columns;
 /* Called with all (layer, head) pairs, layer-major: cols[layer * n_kv + head]. */
 MUST err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols);
+/* The same in parts, where layers are decided by themselves: begin, every layer (cols: its n_kv heads) by one of n_threads threads, end. */
+bool policy_decides_by_layer(const policy *p);
+MUST err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, int n_threads);
+MUST err policy_decode_layer(const policy *p, policy_state *s, int thread, int n_tokens, const policy_columns *cols);
+MUST err policy_decode_end(const policy *p, policy_state *s, int n_tokens);
 
 /* Sees the scores and flags of all heads of a prompt before quotas are given; sequence scope only. For calibration. head_items: stage.h. */
 struct head_items;

@@ -4,7 +4,8 @@
 
 #define ALL_STAGES(X)                                                                                                              \
     X(score_window) X(score_column) X(score_output_change) X(score_expected) X(score_probe) X(score_key_norm) X(score_key_diff)    \
-    X(score_recency) X(score_random) X(score_significance) X(score_mean_rank) X(score_plugin)                                      \
+    X(score_recency) X(score_random) X(score_significance) X(score_mean_rank) X(score_biased)       \
+    X(score_plugin)                                      \
     X(quota_none) X(quota_fixed) X(quota_adaptive) X(quota_pyramid) X(quota_global) X(quota_pages) X(quota_profile)                \
     X(quota_plugin)                                                                                                                 \
     X(select_all) X(select_top_k) X(select_critical) X(select_kvcrush) X(select_threshold) X(select_plugin)                                          \

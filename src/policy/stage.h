@@ -76,6 +76,7 @@ typedef struct stage {
     void (*describe)(const policy *p, const void *conf, char *out, size_t n); /* parameters only; may be NULL */
 
     bool live;     /* can be decided in decode too, not only from the prompt */
+    bool joins;    /* score: made of other scores */
     bool no_holes; /* score: what stays beside the sinks is one run up to the newest token */
     bool budgeted; /* quota, select, decide: needs a budget */
     bool even;     /* quota: the same for every head */
@@ -100,7 +101,7 @@ typedef struct stage {
     unsigned (*tiers_used)(const void *conf); /* tier, decide: bit mask */
 } stage;
 
-enum { STAGE_HEAD_KEYS = 16, STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8, POLICY_MAX_KV_HEADS = 256 };
+enum { STAGE_HEAD_KEYS = 24, STAGE_CONF_BYTES = 128, STAGE_MAX_MOVES = 8 };
 typedef struct stage_use {
     const stage *st;
     _Alignas(16) unsigned char conf[STAGE_CONF_BYTES];
@@ -131,7 +132,8 @@ struct policy {
     char tier_names[KV_MAX_TIERS][16];
     char *text;                /* policy_describe */
     int work_words;            /* the most that a stage asked for in `parse` */
-    stage_use *joined;         /* score mean_rank: its scores */
+    stage_use *joined;         /* scores that are made of others: those */
+    void *bias;                /* score biased: its table */
     struct head_profile *profile; /* quota profile */
 };
 

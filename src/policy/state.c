@@ -1,13 +1,23 @@
 #include "policy/state.h"
+#include <string.h>
 #include "base/mem.h"
 
-err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens) {
-    TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *s->heads, &s->heads, &s->heads_cap));
-    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->score, &s->score, &s->score_cap));
-    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *s->flags, &s->flags, &s->flags_cap));
-    TRY(mem_reserve(MEM_POLICY, (n_items + STAGE_HEAD_KEYS * (size_t)n_heads) * sizeof *s->keys, &s->keys, &s->keys_cap));
-    TRY(mem_reserve(MEM_POLICY, (size_t)s->p->work_words * (size_t)n_tokens * sizeof *s->work, &s->work, &s->work_cap));
-    return mem_reserve(MEM_POLICY, 2 * (size_t)n_tokens * sizeof *s->tmp, &s->tmp, &s->tmp_cap);
+err scratch_reserve(decision_scratch *x, const policy *p, int n_heads, size_t n_items, int n_tokens) {
+    TRY(mem_reserve(MEM_POLICY, (size_t)n_heads * sizeof *x->heads, &x->heads, &x->heads_cap));
+    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *x->score, &x->score, &x->score_cap));
+    TRY(mem_reserve(MEM_POLICY, n_items * sizeof *x->flags, &x->flags, &x->flags_cap));
+    TRY(mem_reserve(MEM_POLICY, (n_items + STAGE_HEAD_KEYS * (size_t)n_heads) * sizeof *x->keys, &x->keys, &x->keys_cap));
+    TRY(mem_reserve(MEM_POLICY, (size_t)p->work_words * (size_t)n_tokens * sizeof *x->work, &x->work, &x->work_cap));
+    return mem_reserve(MEM_POLICY, 2 * (size_t)n_tokens * sizeof *x->tmp, &x->tmp, &x->tmp_cap);
+}
+
+static void scratch_free(decision_scratch *x) {
+    mem_free(x->heads);
+    mem_free(x->score);
+    mem_free(x->flags);
+    mem_free(x->keys);
+    mem_free(x->work);
+    mem_free(x->tmp);
 }
 
 err state_reserve_positions(policy_state *s, int n) {
@@ -26,10 +36,26 @@ void state_decided(policy_state *s, int n_tokens, int kept, int first_new) {
 
 /* Decode looks at one layer at a time, of at most `context` items per head: with this much, its decisions never grow the heap. Sequence
  * scope holds all layers, and grows with what they hold. */
-static err reserve_decode(policy_state *s) {
-    const policy *p = s->p;
+static err reserve_decode(decision_scratch *x, const policy *p) {
     if (!p->decode_drops && !p->decode_moves) return OK;
-    return state_reserve(s, p->shape.n_kv, (size_t)p->shape.n_kv * (size_t)p->shape.context, p->shape.context);
+    return scratch_reserve(x, p, p->shape.n_kv, (size_t)p->shape.n_kv * (size_t)p->shape.context, p->shape.context);
+}
+
+err state_reserve_threads(policy_state *s, int n_threads) {
+    TRY(reserve_decode(&s->own, s->p));
+    if (n_threads - 1 <= s->n_others) return OK;
+    decision_scratch *more;
+    TRY(mem_alloc(MEM_POLICY, (size_t)(n_threads - 1) * sizeof *more, &more));
+    if (s->n_others) memcpy(more, s->others, (size_t)s->n_others * sizeof *more);
+    mem_free(s->others);
+    s->others = more;
+    for (; s->n_others < n_threads - 1; s->n_others++) {
+        err e = reserve_decode(&more[s->n_others], s->p);
+        if (!e) continue;
+        scratch_free(&more[s->n_others]);
+        return e;
+    }
+    return OK;
 }
 
 err policy_state_create(const policy *p, uint64_t seed, policy_state **out) {
@@ -39,7 +65,7 @@ err policy_state_create(const policy *p, uint64_t seed, policy_state **out) {
     s->seed = seed;
     s->scale = 1;
     state_decided(s, 0, 0, 0);
-    err e = reserve_decode(s);
+    err e = reserve_decode(&s->own, p);
     if (e) policy_state_destroy(s);
     else *out = s;
     return e;
@@ -61,13 +87,9 @@ err policy_state_clone(const policy_state *from, policy_state **out) {
 
 void policy_state_destroy(policy_state *s) {
     if (!s) return;
-    mem_free(s->score);
-    mem_free(s->tmp);
-    mem_free(s->work);
-    mem_free(s->flags);
-    mem_free(s->keys);
+    for (int i = 0; i <= s->n_others; i++) scratch_free(state_scratch(s, i));
+    mem_free(s->others);
     mem_free(s->pos);
-    mem_free(s->heads);
     mem_free(s);
 }
 

@@ -3,6 +3,17 @@
 #define KVLAB_POLICY_STATE_H
 #include "policy/stage.h"
 
+/* Scratch of one decision. Threads that decide layers side by side have one each. */
+typedef struct decision_scratch {
+    float *score, *tmp;
+    uint64_t *work;
+    uint8_t *flags;
+    uint64_t *keys;
+    head_items *heads; /* of a layer; sequence scope: of all */
+    size_t heads_cap, score_cap, tmp_cap, work_cap, flags_cap, keys_cap; /* bytes */
+    int most;          /* items that a head of its layers held after the decision, on average of the fullest */
+} decision_scratch;
+
 struct policy_state {
     const policy *p;
     uint64_t seed;
@@ -15,18 +26,18 @@ struct policy_state {
     policy_report report;
     policy_observer observe; /* NULL, or called with `observer` when a prompt is scored; not cloned */
     void *observer;
-    /* scratch of one decision */
-    float *score, *tmp;
-    uint64_t *work;
-    uint8_t *flags;
-    uint64_t *keys;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
-    head_items *heads; /* of a layer; sequence scope: of all */
-    size_t heads_cap, score_cap, tmp_cap, work_cap, flags_cap, keys_cap, pos_cap; /* bytes */
+    size_t pos_cap; /* bytes */
+    int budget_now; /* items per head that the budget allows in the decision under way */
+    decision_scratch own, *others; /* of the first thread, of the others */
+    int n_others;
 };
 
 /* Scratch of a decision over n_items items of n_heads heads, none with more than n_tokens. */
-MUST err state_reserve(policy_state *s, int n_heads, size_t n_items, int n_tokens);
+MUST err scratch_reserve(decision_scratch *x, const policy *p, int n_heads, size_t n_items, int n_tokens);
+/* Scratch for n_threads threads that decide a layer each, of at most `context` items per head. */
+MUST err state_reserve_threads(policy_state *s, int n_threads);
+static inline decision_scratch *state_scratch(policy_state *s, int thread) { return thread ? &s->others[thread - 1] : &s->own; }
 /* Scratch for the positions 0 .. n-1 that prompt items have. */
 MUST err state_reserve_positions(policy_state *s, int n);
 /* Notes a decision taken at n_tokens tokens and computes when the next is due. */

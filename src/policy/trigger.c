@@ -1,4 +1,5 @@
 #include "policy/trigger.h"
+#include "base/clones.h"
 #include "conf/fields.h"
 #include "policy/stage.h"
 
@@ -26,11 +27,11 @@ err protect_parse(const node *map, protect *out) {
     return fields_read(map, fields, out);
 }
 
-void protect_flags(const protect *p, int n_tokens, head_items *h) {
+VECTOR_CLONES void protect_flags(const protect *p, int n_tokens, head_items *h) {
     int64_t first_recent = (int64_t)n_tokens - p->recent;
     uint32_t sinks = (uint32_t)p->sink, recent = first_recent > 0 ? (uint32_t)first_recent : 0;
-    const uint32_t *pos = h->pos;
-    uint8_t *flags = h->flags;
+    const uint32_t *restrict pos = h->pos;
+    uint8_t *restrict flags = h->flags;
     for (int i = 0, n = h->n; i < n; i++) flags[i] = (uint8_t)((pos[i] < sinks ? ITEM_SINK : 0) | (pos[i] >= recent ? ITEM_RECENT : 0));
 }
 

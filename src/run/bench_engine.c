@@ -71,19 +71,28 @@ err bench_prefill(bench *b) {
     return OK;
 }
 
+static double policy_seconds(const group *g) {
+    double sum = 0;
+    for (int s = 0; s < g->n; s++) sum += seq_policy_seconds(g->s[s]);
+    return sum;
+}
+
 /* STEPS steps of every sequence, `repeats` times. The rate of one sequence is bytes: weights and the live cache. */
 static err steps_of(bench *b, group *g, const char *section, int depth) {
-    double t[BENCH_MAX_REPEATS];
+    double t[BENCH_MAX_REPEATS], decided[BENCH_MAX_REPEATS];
     int32_t ids[BATCH];
     rng r = rng_make(2, 0);
     for (int i = -1; i < b->o->repeats; i++) { /* the first warms up */
         int n = i < 0 ? 1 : STEPS;
+        double before = policy_seconds(g);
         double start = bench_now(b->threads);
         for (int k = 0; k < n; k++) {
             for (int s = 0; s < g->n; s++) ids[s] = (int32_t)rng_below(&r, (uint32_t)engine_model(b->s.e)->p.n_vocab);
             TRY(engine_step(b->s.e, g->s, ids, g->n, g->logits));
         }
-        if (i >= 0) t[i] = bench_now(b->threads) - start;
+        if (i < 0) continue;
+        t[i] = bench_now(b->threads) - start;
+        decided[i] = policy_seconds(g) - before;
     }
     char what[64];
     snprintf(what, sizeof what, "%d sequence%s at depth %d", g->n, g->n > 1 ? "s" : "", depth);
@@ -91,6 +100,12 @@ static err steps_of(bench *b, group *g, const char *section, int depth) {
                      .t = bench_of_samples(t, b->o->repeats), .per = STEPS, .scale = 1e3, .unit = "ms per step", .rate_unit = "tokens/s"};
     row.rate = STEPS * g->n / row.t.min;
     bench_add(b, &row);
+    bench_times of_policy = bench_of_samples(decided, b->o->repeats);
+    if (of_policy.median > 0) { /* the share of medians: a decision falls on few of the steps of a trigger with slack */
+        bench_row p = {.section = section, .isa = row.isa, .what = "  decisions and moves of the policy", .threads = b->threads, .t = of_policy,
+                       .per = STEPS, .scale = 1e3, .unit = "ms per step", .rate = 100 * of_policy.median / row.t.median, .rate_unit = "% of a step"};
+        bench_add(b, &p);
+    }
     size_t bytes = model_decode_bytes(engine_model(b->s.e));
     for (int s = 0; s < g->n; s++) bytes += seq_bytes(g->s[s]).live;
     snprintf(what, sizeof what, "  %.1f MB: weights and live cache", (double)bytes * 1e-6);

@@ -22,6 +22,17 @@ static int steepest_first(const void *a, const void *b) {
     return x->pos != y->pos ? x->pos - y->pos : x->head != y->head ? x->head - y->head : x->step - y->step;
 }
 
+/* Of one item: its own, where what it costs to go is its own. */
+static fill_hull hull_of(const fill_head *h, int i) {
+    fill_hull own = h->hull;
+    double w = (double)h->weight[i] * (h->squared ? (double)h->weight[i] : 1), e[FILL_MAX_TIERS];
+    for (int t = 0; t < own.n; t++) own.slope[t] *= w;
+    if (!h->drop) return own;
+    for (int t = 0; t < h->n_tiers; t++) e[t] = w * h->e[t];
+    fill_make_hull((double)h->drop[i], e, h->bytes, h->n_tiers, &own);
+    return own;
+}
+
 /* From nothing, in falling order, what fits and whose predecessor is taken. */
 static int64_t walk(const fill_head *heads, int n_heads, int n, int64_t left, uint8_t taken[MAX_HEADS][MAX_N]) {
     static upgrade all[MAX_HEADS * MAX_N * FILL_MAX_TIERS];
@@ -31,8 +42,8 @@ static int64_t walk(const fill_head *heads, int n_heads, int n, int64_t left, ui
         for (int i = 0; i < n; i++) {
             if (taken[k][i] == FILL_FIXED) continue;
             taken[k][i] = 0;
-            double w = (double)heads[k].weight[i] * (heads[k].squared ? (double)heads[k].weight[i] : 1);
-            for (int t = 0; t < heads[k].hull.n; t++) all[count++] = (upgrade){w * heads[k].hull.slope[t], i, k, t, heads[k].hull.bytes[t]};
+            fill_hull hull = hull_of(&heads[k], i);
+            for (int t = 0; t < hull.n; t++) all[count++] = (upgrade){hull.slope[t], i, k, t, hull.bytes[t]};
         }
     qsort(all, (size_t)count, sizeof *all, steepest_first);
     for (int u = 0; u < count; u++) {
@@ -50,7 +61,7 @@ static void spending_equals_the_sorted_walk(void **state) {
         int n_heads = 1 + (int)rng_below(&r, MAX_HEADS), n = 1 + (int)rng_below(&r, MAX_N), n_tiers = 1 + (int)rng_below(&r, 3);
         bool coarse = rng_below(&r, 2);
         fill_head heads[MAX_HEADS];
-        float weight[MAX_HEADS][MAX_N];
+        float weight[MAX_HEADS][MAX_N], own[MAX_HEADS][MAX_N];
         uint8_t got[MAX_HEADS][MAX_N], want[MAX_HEADS][MAX_N];
         int bytes[3] = {64, 80, 112};
         int64_t most = 0;
@@ -59,6 +70,12 @@ static void spending_equals_the_sorted_walk(void **state) {
             for (int t = 0; t < n_tiers; t++) e[t] = coarse ? rng_below(&r, 4) / 4.0 : rng_uniform(&r) / (t + 1);
             heads[k] = (fill_head){.weight = weight[k], .squared = rng_below(&r, 2), .taken = got[k]};
             fill_make_hull(drop, e, bytes, n_tiers, &heads[k].hull);
+            if (rng_below(&r, 3) == 0) { /* items that cost what they cost */
+                heads[k].drop = own[k], heads[k].n_tiers = n_tiers, heads[k].hull.n = 0;
+                memcpy(heads[k].e, e, sizeof e);
+                memcpy(heads[k].bytes, bytes, sizeof bytes);
+                for (int i = 0; i < n; i++) own[k][i] = coarse ? (float)rng_below(&r, 4) / 4 : (float)pow(rng_uniform(&r), 3);
+            }
             for (int t = 1; t < heads[k].hull.n; t++) assert_true(heads[k].hull.slope[t] < heads[k].hull.slope[t - 1]);
             for (int i = 0; i < n; i++) {
                 weight[k][i] = coarse ? (float)rng_below(&r, 3) / 2 : (float)pow(rng_uniform(&r), 3);
@@ -99,36 +116,46 @@ static void the_worked_example(void **state) {
     }
 }
 
-/* Within lambda * (what is left of the budget) of the best of all assignments; nothing below it. */
+/* Within lambda * (what upgrades above lambda leave of the budget) of the best of all assignments, lambda being the steepest upgrade not
+ * taken; nothing below it. */
 static void small_cases_are_near_the_best_of_all_assignments(void **state) {
     rng r = rng_make(seed_get(), 2);
     for (int round = 0; round < 300; round++) {
         enum { N = 6 };
         int bytes[] = {64, 112};
         double e[2], drop = rng_uniform(&r) * 2, best = INFINITY, have = 0, steepest = 0;
-        float a[N];
+        float a[N], own[N];
+        bool each = round % 2; /* what an item costs that goes is its own */
         uint8_t taken[N] = {0};
         e[0] = rng_uniform(&r) * drop, e[1] = rng_uniform(&r) * e[0];
-        for (int i = 0; i < N; i++) a[i] = (float)rng_uniform(&r);
+        for (int i = 0; i < N; i++) a[i] = (float)rng_uniform(&r), own[i] = (float)((double)a[i] * (double)a[i] * (each ? 2 * rng_uniform(&r) : 1) * drop);
         fill_head h = {.weight = a, .squared = true, .taken = taken};
-        fill_make_hull(drop, e, bytes, 2, &h.hull);
+        if (each) h.drop = own, h.n_tiers = 2, memcpy(h.e, e, sizeof e), memcpy(h.bytes, bytes, sizeof bytes);
+        else fill_make_hull(drop, e, bytes, 2, &h.hull);
         int64_t budget = rng_below(&r, N * 112 + 1), spent = fill_spend(&h, 1, N, budget);
         for (int code = 0; code < 729; code++) {
             double d = 0;
             int64_t b = 0;
             for (int i = 0, x = code; i < N; i++, x /= 3) {
-                d += (double)a[i] * (double)a[i] * (x % 3 == 0 ? drop : e[x % 3 - 1]);
+                d += x % 3 == 0 ? (each ? (double)own[i] : (double)a[i] * (double)a[i] * drop) : (double)a[i] * (double)a[i] * e[x % 3 - 1];
                 b += x % 3 == 0 ? 0 : bytes[x % 3 - 1];
             }
             if (b <= budget && d < best) best = d;
         }
         for (int i = 0; i < N; i++) {
             double w = (double)a[i] * (double)a[i];
-            have += w * (taken[i] == 0 ? drop : e[h.hull.tier[taken[i] - 1]]);
-            if (taken[i] < h.hull.n) steepest = fmax(steepest, w * h.hull.slope[taken[i]]); /* what one more byte would have saved */
+            fill_hull hull = hull_of(&h, i);
+            have += taken[i] == 0 ? (each ? (double)own[i] : w * drop) : w * e[fill_tier(&h, i)];
+            if (taken[i] < hull.n) steepest = fmax(steepest, hull.slope[taken[i]]); /* what one more byte would have saved */
         }
-        assert_true(have >= best - 1e-12);
-        if (have > best + steepest * (double)(budget - spent) + 1e-9) fail_msg("round %d: distortion %g, best %g, %g per byte, %d bytes left", round, have, best, steepest, (int)(budget - spent));
+        int64_t certain = 0; /* bytes of the upgrades above that slope, all taken */
+        for (int i = 0; i < N; i++) {
+            fill_hull hull = hull_of(&h, i);
+            for (int t = 0; t < hull.n && hull.slope[t] > steepest; t++) certain += hull.bytes[t];
+        }
+        assert_true(have >= best - 1e-12 && certain <= spent);
+        if (have > best + steepest * (double)(budget - certain) + 1e-9)
+            fail_msg("round %d: distortion %g, best %g, %g per byte, %d bytes beyond the certain", round, have, best, steepest, (int)(budget - certain));
     }
 }
 
@@ -144,12 +171,12 @@ static void the_stage_equals_its_formulas(void **state) {
     rng r = rng_make(seed_get(), 3);
     for (int round = 0; round < 300; round++) {
         int n_layers = 1 + (int)rng_below(&r, 2), n_kv = 1 + (int)rng_below(&r, 3), group = 1 + (int)rng_below(&r, 3), n = 1 + (int)rng_below(&r, MAX_N);
-        int weight = (int)rng_below(&r, 2), values_only = (int)rng_below(&r, 2), per_layer = (int)rng_below(&r, 2), hot = (int)rng_below(&r, 2), rows = n < 20 ? n : 20;
+        int weight = (int)rng_below(&r, 2), values_only = (int)rng_below(&r, 2), per_layer = (int)rng_below(&r, 2), hot = (int)rng_below(&r, 2), each = (int)rng_below(&r, 2), rows = n < 20 ? n : 20;
         int sink = (int)rng_below(&r, 3), recent = (int)rng_below(&r, 9), n_heads = n_layers * n_kv;
         double share = 0.02 + 0.5 * rng_uniform(&r);
         char yaml[500];
-        snprintf(yaml, sizeof yaml, "{budget: {bytes: %.17g}, decide: {water_filling: {rows: 20, weight: %s, key_term: %s, scope: %s}}, protect: {sink: %d, recent: %d}, tiers: [%sk8v4, k4v2]}",
-                 share, weight ? "square_mass" : "mass_squared", values_only ? "none" : "isotropic", per_layer ? "layer" : "sequence", sink, recent, hot ? "f16, " : "");
+        snprintf(yaml, sizeof yaml, "{budget: {bytes: %.17g}, decide: {water_filling: {rows: 20, weight: %s, key_term: %s, scope: %s, drop: %s}}, protect: {sink: %d, recent: %d}, tiers: [%sk8v4, k4v2]}",
+                 share, weight ? "square_mass" : "mass_squared", values_only ? "none" : "isotropic", per_layer ? "layer" : "sequence", each ? "item" : "head", sink, recent, hot ? "f16, " : "");
         policy_shape shape = {.n_layers = n_layers, .n_heads = n_kv * group, .n_kv = n_kv, .head_dim = 64, .context = 256};
         policy *p = policy_from_text(shape, yaml);
         const policy_needs *needs = policy_get_needs(p);
@@ -167,7 +194,7 @@ static void the_stage_equals_its_formulas(void **state) {
         assert_int_equal(policy_state_create(p, 1, &st), OK);
         assert_int_equal(policy_prefill(p, st, layers, n_layers), OK);
         fill_head heads[MAX_HEADS];
-        float w[MAX_HEADS][MAX_N];
+        float w[MAX_HEADS][MAX_N], own[MAX_HEADS][MAX_N];
         uint8_t want[MAX_HEADS][MAX_N];
         double item[3], page[3], smallest = INFINITY, total = share * n * 64 * 4 * n_heads;
         for (int t = 0; t < needs->n_tiers; t++) {
@@ -192,6 +219,7 @@ static void the_stage_equals_its_formulas(void **state) {
                 want[k][i] = i < sink || i >= n - recent ? FILL_FIXED : 0;
                 if (want[k][i]) continue;
                 free_items++, a2 += a * a, m1 += m, s1 += mean_at(change + q, group, n, i, rows);
+                own[k][i] = (float)mean_at(change + q, group, n, i, rows);
                 if (!values_only) sp += mean_at(spread + q, group, n, i, rows);
                 for (int t = hot; t < hot + 2; t++) value[t] += (double)ev[t][h * n + i], key[t] += values_only ? 0 : (double)ek[t][h * n + i];
             }
@@ -201,7 +229,8 @@ static void the_stage_equals_its_formulas(void **state) {
             double kappa = weight ? 1 : m1 / a2, c = values_only ? 0 : qq * (sp / m1) / (64 * 64);
             int bytes[2] = {(int)item[hot + 1], (int)item[hot]};
             for (int b = 0; b < 2; b++) e[b] = kappa * (value[hot + 1 - b] / free_items + c * (key[hot + 1 - b] / free_items));
-            fill_make_hull(s1 / (weight ? m1 : a2), e, bytes, 2, &heads[k].hull);
+            if (each) heads[k].drop = own[k], heads[k].n_tiers = 2, memcpy(heads[k].e, e, sizeof e), memcpy(heads[k].bytes, bytes, sizeof bytes);
+            else fill_make_hull(s1 / (weight ? m1 : a2), e, bytes, 2, &heads[k].hull);
         }
         int step = per_layer ? n_kv : n_heads;
         for (int k0 = 0; k0 < n_heads; k0 += step) {
@@ -213,7 +242,7 @@ static void the_stage_equals_its_formulas(void **state) {
         }
         for (int k = 0; k < n_heads; k++)
             for (int i = 0; i < n; i++) {
-                int t = want[k][i] == FILL_FIXED ? (i >= n - recent ? 0 : hot) : want[k][i] == 0 ? KV_DROP : hot + 1 - heads[k].hull.tier[want[k][i] - 1];
+                int t = want[k][i] == FILL_FIXED ? (i >= n - recent ? 0 : hot) : want[k][i] == 0 ? KV_DROP : hot + 1 - hull_of(&heads[k], i).tier[want[k][i] - 1];
                 if (target[k / n_kv][k % n_kv * n + i] != t)
                     fail_msg("round %d: head %d position %d of %d goes to %d instead of %d\n%s", round, k, i, n, target[k / n_kv][k % n_kv * n + i], t, yaml);
             }

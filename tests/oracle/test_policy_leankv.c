@@ -337,6 +337,46 @@ static void random_runs_equal_their_rules(void **state) {
     for (int mode = 0; mode < 3; mode++) assert_true(changed[mode] > 300);
 }
 
+/* All items alike: each decision still takes as many as it may, the newest first. */
+static void equal_scores_give_exactly_what_was_asked(void **state) {
+    static const struct { const char *options; int victims; bool dropped; } cases[] = {
+        {"alpha_h: 1, alpha_l: 0", 1, false}, {"alpha_h: 1, alpha_l: 0, victims: 3", 3, false}, {"alpha_h: 1, alpha_l: 0.9", 1, true},
+        {"alpha_h: 1, alpha_l: 0.9, victims: 5", 5, true},
+    };
+    enum { N = 100, WINDOW = 8 };
+    const policy_shape shape = {.n_layers = 1, .n_heads = 2, .n_kv = 2, .head_dim = 64, .context = MAX_N};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        char yaml[300];
+        snprintf(yaml, sizeof yaml, "{decide: {leankv: {%s, age: own}}, protect: {recent: %d}, tiers: [k8v4, k4v2], trigger: {every: 1}}", cases[c].options, WINDOW);
+        policy *p = policy_from_text(shape, yaml);
+        policy_state *st;
+        assert_int_equal(policy_state_create(p, 1, &st), OK);
+        static float signal[2 * N], live[2 * N], score[2][N];
+        static uint8_t to[2 * N], tier[2][N], target[2][N];
+        static uint32_t pos[N];
+        for (int i = 0; i < 2 * N; i++) signal[i] = 64; /* all in the high tier at first */
+        policy_layer layer = {.n = N, .signal = {signal}, .target = to, .live = live};
+        assert_int_equal(policy_prefill(p, st, &layer, 1), OK);
+        policy_columns cols[2];
+        for (int h = 0; h < 2; h++) {
+            for (int i = 0; i < N; i++) {
+                assert_int_equal(to[h * N + i], 0);
+                pos[i] = (uint32_t)i, tier[h][i] = 0;
+                score[h][i] = (float)(N - i < 64 ? N - i : 64) / 512; /* means of 1 / 512, below every threshold */
+            }
+            cols[h] = (policy_columns){0, h, N, pos, tier[h], score[h], target[h]};
+        }
+        assert_int_equal(policy_decode(p, st, N, cols), OK);
+        for (int h = 0; h < 2; h++)
+            for (int i = 0; i < N; i++) {
+                bool taken = i <= N - WINDOW && i > N - WINDOW - cases[c].victims;
+                if (target[h][i] != (!taken ? 0 : cases[c].dropped ? KV_DROP : 1)) fail_msg("head %d position %d goes to %d\n%s", h, i, target[h][i], yaml);
+            }
+        policy_state_destroy(st);
+        policy_destroy(p);
+    }
+}
+
 static void options_that_contradict_are_refused(void **state) {
     assert_policy_refused("{decide: {leankv: {alpha_h: 0.5, alpha_l: 1}}, tiers: [k8v4, k4v2]}", 1, "alpha_l 1|alpha_h 0.5");
     assert_policy_refused("{decide: {leankv: {mode: v1_top_p, alpha_h: 1}}, tiers: [k8v4, k4v2]}", 1, "alpha_h|v1_top_p");
@@ -351,6 +391,7 @@ static void options_that_contradict_are_refused(void **state) {
 
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_runs_equal_their_rules), cmocka_unit_test(options_that_contradict_are_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_runs_equal_their_rules), cmocka_unit_test(equal_scores_give_exactly_what_was_asked),
+                                       cmocka_unit_test(options_that_contradict_are_refused)};
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -18,7 +18,7 @@ enum { MAX_N = 150, MAX_LAYERS = 3, MAX_KV = 3, MAX_GROUP = 8, MAX_HEADS = MAX_L
 typedef struct setup {
     policy_shape shape;
     int group, n_kv, n_layers, n_heads;
-    enum { ADD, MAX_OF, LAST, COLUMN_SUM, COLUMN_MEAN, COLUMN_MAX, RECENCY, N_SCORES } score;
+    enum { ADD, MAX_OF, LAST, ADD_MEAN, COLUMN_SUM, COLUMN_MEAN, COLUMN_MAX, RECENCY, N_SCORES } score;
     int group_kind; /* mean, max, sum */
     bool per_layer; /* one set per layer */
     enum { FIXED, BLEND, BLEND_EXACT, FLOOR, GLOBAL_SEQUENCE, GLOBAL_LAYER, N_QUOTAS } quota;
@@ -39,7 +39,8 @@ typedef struct dense { /* one sequence */
 } dense;
 
 static bool has_column(const setup *s) { return s->score != RECENCY; }
-static bool of_window(const setup *s) { return s->score <= LAST; }
+static bool of_window(const setup *s) { return s->score <= ADD_MEAN; }
+static bool is_mean(const setup *s) { return s->score == ADD_MEAN || s->score == COLUMN_MEAN; }
 
 static void make_setup(rng *r, setup *s) {
     memset(s, 0, sizeof *s);
@@ -71,13 +72,13 @@ static void make_setup(rng *r, setup *s) {
 
 static void to_yaml(const setup *s, char *out, size_t cap) {
     static const char *const groups[] = {"mean", "max", "sum"}, *const units[] = {"tokens", "ratio", "bytes"};
-    static const char *const live[] = {"add", "max", "last"}, *const reduces[] = {"sum", "mean", "max"};
+    static const char *const live[] = {"add", "max", "last", "add"}, *const reduces[] = {"sum", "mean", "max"};
     static const char *const tiers[] = {"tiers: [f16]", "tiers: [f16, k8v4], tier: {uniform: {format: k8v4}}",
                                         "tiers: [f16, k8v4, k4v2], tier: {by_flag: {important: k4v2, sink: k8v4, recent: f16}}"};
     char score[200] = "recency", quota[160] = "fixed";
     if (of_window(s))
-        snprintf(score, sizeof score, "{window: {rows: 1, group: %s, sets: %s, force_window: false, live: %s}}", groups[s->group_kind],
-                 s->per_layer ? "layer" : "head", live[s->score]);
+        snprintf(score, sizeof score, "{window: {rows: 1, reduce: %s, group: %s, sets: %s, force_window: false, live: %s}}", is_mean(s) ? "mean" : "sum",
+                 groups[s->group_kind], s->per_layer ? "layer" : "head", live[s->score]);
     else if (has_column(s))
         snprintf(score, sizeof score, "{column: {reduce: %s, group: %s, live: true}}", reduces[s->score - COLUMN_SUM], groups[s->group_kind]);
     if (s->quota >= BLEND && s->quota <= FLOOR)
@@ -205,20 +206,23 @@ static void shared_quotas(const setup *s, const dense *x, float (*score)[MAX_N],
     }
 }
 
-static void scores_of(const setup *s, const dense *x, float (*score)[MAX_N]) {
-    for (int c = 0; c < s->n_heads; c++)
-        for (int i = 0; i < x->n; i++) {
-            if (s->score == RECENCY) score[c][i] = (float)i;
-            else if (s->score == COLUMN_MEAN) score[c][i] = x->column[c][i] / (float)(x->n - i);
-            else score[c][i] = x->column[c][i];
-        }
-    if (!s->per_layer) return;
+static void layer_means(const setup *s, const dense *x, float (*score)[MAX_N]) {
     for (int l = 0; l < s->n_layers; l++)
         for (int i = 0; i < x->n; i++) {
             float sum = 0;
             for (int c = l * s->n_kv; c < (l + 1) * s->n_kv; c++) sum += x->here[c][i] ? score[c][i] : 0;
             for (int c = l * s->n_kv; c < (l + 1) * s->n_kv; c++) score[c][i] = sum / (float)s->n_kv;
         }
+}
+
+static void scores_of(const setup *s, const dense *x, float (*score)[MAX_N]) {
+    for (int c = 0; c < s->n_heads; c++)
+        for (int i = 0; i < x->n; i++) {
+            if (s->score == RECENCY) score[c][i] = (float)i;
+            else if (is_mean(s)) score[c][i] = x->column[c][i] / (float)(x->n - i);
+            else score[c][i] = x->column[c][i];
+        }
+    if (s->per_layer) layer_means(s, x, score);
 }
 
 /* Targets of all items that are there. */
@@ -283,11 +287,13 @@ static void prefill(rng *r, const setup *s, const policy *p, dense *x, int n, co
                 size_t at = (size_t)(h * s->group * n + i);
                 x->here[c][i] = true;
                 live[c][i] = group_of(s, signal[l] + at, (size_t)n);
+                if (s->score == ADD_MEAN) live[c][i] *= (float)(n - i); /* as if each token from the item on had given it that */
                 score[c][i] = s->score == RECENCY ? (float)i : group_of(s, scaled + at, (size_t)n);
             }
     }
     for (int c = 0; c < s->n_heads; c++) memcpy(x->column[c], live[c], sizeof live[c]);
-    if (s->per_layer) scores_of(s, x, score);
+    if (s->per_layer && s->score == ADD_MEAN) layer_means(s, x, score); /* not from columns: x * n / n may round */
+    else if (s->per_layer) scores_of(s, x, score);
     if (policy_get_needs(p)->scope == SCOPE_SEQUENCE) assert_int_equal(policy_prefill(p, state, layers, s->n_layers), OK);
     else
         for (int l = 0; l < s->n_layers; l++) assert_int_equal(policy_prefill(p, state, &layers[l], 1), OK);

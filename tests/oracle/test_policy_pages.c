@@ -19,7 +19,7 @@ typedef struct setup {
     int n, n_kv, group, n_layers, n_heads; /* n_heads: KV heads of all layers */
     int full, rows, power, reduce, pool, width, before, group_kind, lag, force;
     int chunk, price, over, count, least; /* price 0 max, 1 sum, 2 mean; over 0 sequence, 1 layer, 2 head; count 0 pages, 1 items, 2 excess */
-    int physical, ties_high, sink, recent;
+    int physical, ties_high, sink, recent, control; /* layer that keeps everything, or -1 */
     enum { RATIO, TOKENS, RATE, PAGES } unit;
     double amount;
     int floor_tokens, step;
@@ -50,6 +50,7 @@ static void make_setup(rng *r, setup *s) {
     s->over = (int)rng_below(r, 3);
     s->count = (int)rng_below(r, 3);
     s->least = rng_below(r, 3) ? 0 : (int)rng_below(r, 4);
+    s->control = s->over && rng_below(r, 4) == 0 ? (int)rng_below(r, (uint32_t)s->n_layers) : -1;
     s->ties_high = (int)rng_below(r, 2);
     s->sink = rng_below(r, 3) ? 0 : (int)rng_below(r, 6);
     s->recent = rng_below(r, 3) ? (int)rng_below(r, 33) : 0;
@@ -73,11 +74,13 @@ static void to_yaml(const setup *s, char *out, size_t cap) {
     if (s->full)
         snprintf(score, sizeof score, "{column: {power: %d, reduce: %s, lag: %d, group: %s}}", s->power, s->reduce ? "mean" : "sum", s->lag,
                  groups[s->group_kind]);
+    char control[40] = "";
+    if (s->control >= 0) snprintf(control, sizeof control, ", control_layers: [%d]", s->control);
     if (s->unit == RATE) snprintf(rule, sizeof rule, ", floor: %d, step: %d", s->floor_tokens, s->step);
     snprintf(out, cap,
-             "{budget: {%s: %.17g%s}, score: %s,\n quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d}}, select: {top_k: {ties: %s}}, "
+             "{budget: {%s: %.17g%s}, score: %s,\n quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d%s}}, select: {top_k: {ties: %s}}, "
              "protect: {sink: %d, recent: %d}}",
-             units[s->unit], s->amount, rule, score, s->physical ? 0 : s->chunk, prices[s->price], over[s->over], counts[s->count], s->least,
+             units[s->unit], s->amount, rule, score, s->physical ? 0 : s->chunk, prices[s->price], over[s->over], counts[s->count], s->least, control,
              s->ties_high ? "high" : "low", s->sink, s->recent);
 }
 
@@ -202,7 +205,8 @@ static void definition(const setup *s, const float *signal, head *h) {
         qsort(h[k].list, (size_t)h[k].n, sizeof *h[k].list, first_to_go);
     }
     int size = s->over == 0 ? s->n_heads : s->over == 1 ? s->n_kv : 1;
-    for (int a = 0; a < s->n_heads; a += size) compete(s, h, a, a + size);
+    for (int a = 0; a < s->n_heads; a += size)
+        if (a / s->n_kv != s->control) compete(s, h, a, a + size);
 }
 
 /* ---- the comparison ---- */
@@ -259,6 +263,7 @@ static void equal_scores_free_exactly_what_was_asked(void **state) {
         char yaml[1000];
         make_setup(&r, &s);
         s.physical = s.count = s.least = s.full = s.force = s.over = 0;
+        s.control = -1;
         to_yaml(&s, yaml, sizeof yaml);
         for (int i = 0; i < s.n_heads * s.group * s.n; i++) signal[i] = 0.25f;
         policy_destroy(run(&s, yaml));

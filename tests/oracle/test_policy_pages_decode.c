@@ -17,7 +17,7 @@ enum { N_LAYERS = 3, N_KV = 2, N_COLS = N_LAYERS * N_KV, CONTEXT = 256, MAX_TIER
 static const policy_shape shape = {.n_layers = N_LAYERS, .n_heads = 2 * N_KV, .n_kv = N_KV, .head_dim = 64, .context = CONTEXT};
 
 typedef struct setup {
-    int full, chunk, physical, price, over, count, least, ties_high, sink, recent, slack, every, pressure, prefill, n_tiers;
+    int full, chunk, physical, price, over, count, least, ties_high, sink, recent, slack, every, pressure, prefill, n_tiers, control; /* layer that keeps everything, or -1 */
     enum { RATIO, TOKENS, RATE } unit;
     double amount;
     int floor_tokens, proportional;
@@ -40,6 +40,7 @@ static void make_setup(rng *r, setup *s) {
     s->recent = rng_below(r, 4) ? (int)rng_below(r, 20) : 0;
     s->n_tiers = 1 + (int)rng_below(r, 2);
     s->count = s->n_tiers == 2 ? 1 : (int)rng_below(r, 3);
+    s->control = s->over && rng_below(r, 4) == 0 ? (int)rng_below(r, N_LAYERS) : -1;
     s->pressure = (int)rng_below(r, 2);
     if (!s->pressure || rng_below(r, 2)) *(rng_below(r, 3) ? &s->slack : &s->every) = 1 + (int)rng_below(r, 20);
     s->prefill = rng_below(r, 4) > 0;
@@ -52,16 +53,17 @@ static void make_setup(rng *r, setup *s) {
 static void to_yaml(const setup *s, char *out, size_t cap) {
     static const char *const prices[] = {"max", "sum", "mean"}, *const over[] = {"sequence", "layer", "head"};
     static const char *const counts[] = {"pages", "items", "excess"}, *const units[] = {"ratio", "tokens", "rate"};
-    char rule[60] = "", when[80];
+    char rule[60] = "", when[80], control[40] = "";
+    if (s->control >= 0) snprintf(control, sizeof control, ", control_layers: [%d]", s->control);
     if (s->unit == RATE) snprintf(rule, sizeof rule, ", floor: %d, step: 4", s->floor_tokens);
     snprintf(when, sizeof when, "prefill: %s%s", s->prefill ? "true" : "false", s->pressure ? ", pressure: true" : "");
     if (s->slack || s->every) snprintf(when + strlen(when), sizeof when - strlen(when), ", %s: %d", s->slack ? "slack" : "every", s->slack + s->every);
     snprintf(out, cap,
-             "{budget: {%s: %.17g%s%s}, score: %s,\n quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d}}, select: {top_k: {ties: %s}}, "
+             "{budget: {%s: %.17g%s%s}, score: %s,\n quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d%s}}, select: {top_k: {ties: %s}}, "
              "protect: {sink: %d, recent: %d}, trigger: {%s}%s}",
              units[s->unit], s->amount, rule, s->proportional ? ", decode: proportional" : "",
              s->full ? "{column: {power: 2, group: sum, lag: 0, live: true}}" : "{window: {rows: 8, power: 2, group: sum, force_window: false, live: add}}",
-             s->physical ? 0 : s->chunk, prices[s->price], over[s->over], counts[s->count], s->least, s->ties_high ? "high" : "low", s->sink, s->recent,
+             s->physical ? 0 : s->chunk, prices[s->price], over[s->over], counts[s->count], s->least, control, s->ties_high ? "high" : "low", s->sink, s->recent,
              when, s->n_tiers == 2 ? ",\n tiers: [f16, k8v4], tier: {uniform: {format: k8v4}}" : "");
 }
 
@@ -209,7 +211,8 @@ static void decide(rng *r, const setup *s, const policy *p, policy_state *st, mo
     assert_int_equal(policy_decode(p, st, m->n_tokens, cols), OK);
     memset(gone, 0, sizeof gone);
     int size = s->over == 0 ? N_COLS : s->over == 1 ? N_KV : 1;
-    for (int a = 0; a < N_COLS; a += size) compete(s, m, a, a + size, gone);
+    for (int a = 0; a < N_COLS; a += size)
+        if (a / N_KV != s->control) compete(s, m, a, a + size, gone);
     for (int c = 0; c < N_COLS; c++) {
         int n = 0;
         for (int i = 0; i < m->n[c]; i++) {

@@ -176,7 +176,7 @@ static void any_number_of_threads_gives_the_same_bits(void **state) {
 
 /* Keeping everything on the hot tier is `full`, whatever ranks the items. */
 static void a_budget_of_everything_gives_full(void **state) {
-    static const char *const evictors[] = {"snapkv", "adakv", "random"};
+    static const char *const evictors[] = {"snapkv", "adakv", "kvcompress", "kvcompress_full", "random"};
     ctx f = ctx_open(MATH_FAST, 2, "auto", "full", NULL);
     int32_t ids[PROMPT + MORE];
     ids_of(&f, ids, 3);

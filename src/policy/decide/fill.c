@@ -24,15 +24,34 @@ static double weight_of(const fill_head *h, int i) {
     return h->squared ? w * w : w;
 }
 
+/* Upgrades of an item: slopes of the hull times *weight. */
+static const fill_hull *hull_of(const fill_head *h, int i, fill_hull *own, double *weight) {
+    *weight = weight_of(h, i);
+    if (!h->drop) return &h->hull;
+    double e[FILL_MAX_TIERS];
+    for (int t = 0; t < h->n_tiers; t++) e[t] = *weight * h->e[t];
+    fill_make_hull((double)h->drop[i], e, h->bytes, h->n_tiers, own);
+    *weight = 1;
+    return own;
+}
+
+int fill_tier(const fill_head *h, int i) {
+    fill_hull own;
+    double w;
+    return h->taken[i] == 0 ? -1 : hull_of(h, i, &own, &w)->tier[h->taken[i] - 1];
+}
+
 static int64_t take_above(const fill_head *heads, int n_heads, int n, double lambda) {
     int64_t bytes = 0;
     for (int k = 0; k < n_heads; k++) {
         const fill_head *h = &heads[k];
         for (int i = 0; i < n; i++) {
             if (h->taken[i] == FILL_FIXED) continue;
-            double w = weight_of(h, i);
+            fill_hull own;
+            double w;
+            const fill_hull *hull = hull_of(h, i, &own, &w);
             int t = 0;
-            for (; t < h->hull.n && w * h->hull.slope[t] > lambda; t++) bytes += h->hull.bytes[t];
+            for (; t < hull->n && w * hull->slope[t] > lambda; t++) bytes += hull->bytes[t];
             h->taken[i] = (uint8_t)t;
         }
     }
@@ -44,28 +63,43 @@ static int64_t spend_rest(const fill_head *heads, int n_heads, int n, int64_t le
     int64_t spent = 0;
     for (;;) {
         const fill_head *best = NULL;
-        int at = 0;
+        int at = 0, bytes = 0;
         double steepest = 0;
         for (int i = 0; i < n; i++)
             for (int k = 0; k < n_heads; k++) {
                 const fill_head *h = &heads[k];
+                fill_hull own;
+                double w;
                 int t = h->taken[i];
-                if (t == FILL_FIXED || t == h->hull.n || h->hull.bytes[t] > left - spent) continue;
-                double slope = weight_of(h, i) * h->hull.slope[t];
-                if (slope > steepest) best = h, at = i, steepest = slope;
+                if (t == FILL_FIXED) continue;
+                const fill_hull *hull = hull_of(h, i, &own, &w);
+                if (t == hull->n || hull->bytes[t] > left - spent) continue;
+                double slope = w * hull->slope[t];
+                if (slope > steepest) best = h, at = i, steepest = slope, bytes = hull->bytes[t];
             }
         if (!best) return spent;
-        spent += best->hull.bytes[best->taken[at]++];
+        spent += bytes;
+        best->taken[at]++;
     }
+}
+
+static double steepest_of(const fill_head *heads, int n_heads, int n) {
+    double steepest = 0;
+    for (int k = 0; k < n_heads; k++)
+        for (int i = 0; i < n; i++) {
+            fill_hull own;
+            double w;
+            if (heads[k].taken[i] == FILL_FIXED) continue;
+            const fill_hull *hull = hull_of(&heads[k], i, &own, &w);
+            if (hull->n && w * hull->slope[0] > steepest) steepest = w * hull->slope[0];
+        }
+    return steepest;
 }
 
 int64_t fill_spend(const fill_head *heads, int n_heads, int n, int64_t bytes) {
     int64_t all = take_above(heads, n_heads, n, 0);
     if (all <= bytes) return all;
-    double lo = 0, hi = 0;
-    for (int k = 0; k < n_heads; k++)
-        for (int i = 0; i < n && heads[k].hull.n; i++)
-            if (heads[k].taken[i] != FILL_FIXED && weight_of(&heads[k], i) * heads[k].hull.slope[0] > hi) hi = weight_of(&heads[k], i) * heads[k].hull.slope[0];
+    double lo = 0, hi = steepest_of(heads, n_heads, n);
     for (int i = 0; i < 64; i++) {
         double mid = lo + (hi - lo) / 2;
         if (take_above(heads, n_heads, n, mid) > bytes) lo = mid;

@@ -5,6 +5,7 @@
  *   kappa  = sum m / sum a^2                  R = sum mean(p^2 |v - o|^2) / sum m              c = mean |q|^2 R / d^2
  *   e(b)   = kappa (mean |v - v^|^2 + c mean |k - k^|^2)    e(drop) = sum s / sum a^2           over a head's unprotected items
  *   D(b)   = a^2 e(b), or with weight square_mass m e(b) with kappa 1 and sum m under e(drop)
+ *   D(drop) = the same of e(drop), or with drop item the item's own s
  *
  * A head with no attention to its unprotected items drops them all. */
 #include <stdio.h>
@@ -17,14 +18,15 @@
 typedef struct water_conf {
     int rows, weight, key_term, first; /* menu: tiers first .. n_tiers - 1 */
     int mass, square, change, spread, query, key[KV_MAX_TIERS], value[KV_MAX_TIERS];
-    bool per_layer;
+    bool per_layer, drop_item;
 } water_conf;
 STAGE_CONF_FITS(water_conf);
 
-typedef struct water_options { int rows, weight, key_term, scope; } water_options;
+typedef struct water_options { int rows, weight, key_term, scope, drop; } water_options;
 static const char *const weight_names[] = {"mass_squared", "square_mass", NULL};
 static const char *const key_names[] = {"isotropic", "none", NULL};
 static const char *const scope_names[] = {"sequence", "layer", NULL};
+static const char *const drop_names[] = {"head", "item", NULL};
 enum { WEIGHT_MASS_SQUARED, WEIGHT_SQUARE_MASS };
 
 static err request(policy *p, const node *at, water_conf *c) {
@@ -48,12 +50,13 @@ static err water_parse(policy *p, const node *at, const node *map, void *conf) {
         FIELD_INT(water_options, rows, 64, 1, SNAPSHOT_TAIL_ROWS, "last queries of the prompt that are looked at"),
         FIELD_ENUM(water_options, weight, "mass_squared", weight_names, "distortion grows with the square of the mean attention, or with the mean square"),
         FIELD_ENUM(water_options, key_term, "isotropic", key_names, "errors of keys count through the mean query, or not"),
+        FIELD_ENUM(water_options, drop, "head", drop_names, "what an item costs that goes: by its weight, from a mean of the head, or its own output change"),
         FIELD_ENUM(water_options, scope, "sequence", scope_names, "one budget for all layers, or an equal one for each"),
         FIELD_END};
     water_conf *c = conf;
     water_options o;
     TRY(fields_read(map, fields, &o));
-    c->rows = o.rows, c->weight = o.weight, c->key_term = o.key_term, c->per_layer = o.scope == 1;
+    c->rows = o.rows, c->weight = o.weight, c->key_term = o.key_term, c->per_layer = o.scope == 1, c->drop_item = o.drop == 1;
     c->first = p->needs.n_tiers > 1 && kv_format_is_float(p->needs.tiers[0]); /* a float hot tier holds the recent tokens only */
     if (p->needs.n_tiers - c->first < 1) return NODE_ERR(at, "decide water_filling needs a tier for what stays");
     if (p->budget.unit != BUDGET_BYTES) return NODE_ERR(at, "decide water_filling spends bytes: give budget: {bytes: x}");
@@ -65,7 +68,8 @@ static err water_parse(policy *p, const node *at, const node *map, void *conf) {
 
 static void water_describe(const policy *p, const void *conf, char *out, size_t n) {
     const water_conf *c = conf;
-    snprintf(out, n, "%d rows, %s%s%s", c->rows, weight_names[c->weight], c->key_term ? ", values only" : "", c->per_layer ? ", per layer" : "");
+    snprintf(out, n, "%d rows, %s%s%s%s", c->rows, weight_names[c->weight], c->key_term ? ", values only" : "", c->drop_item ? ", each its own loss" : "",
+             c->per_layer ? ", per layer" : "");
 }
 
 /* Mean over the rows and the group of item i. */
@@ -75,13 +79,14 @@ static double group_mean(const float *signal, int group, int n, int i, int rows)
     return sum / ((double)group * rows);
 }
 
-/* What the head's tiers cost; h->score becomes the weight of its items (a, to be squared, or m). Protected items are fixed. */
-static void open_head(const water_conf *c, const decision *d, const head_items *h, fill_head *out) {
+/* What the head's tiers cost; h->score becomes the weight of its items (a, to be squared, or m), `drop` what each costs that goes.
+ * Protected items are fixed. */
+static void open_head(const water_conf *c, const decision *d, const head_items *h, float *drop, fill_head *out) {
     const policy *p = d->p;
     const float *const *sig = d->from[h->layer - d->from[0].layer].signal;
     int group = p->shape.n_heads / p->shape.n_kv, n = h->n, rows = c->rows < n ? c->rows : n, n_free = 0, n_menu = p->needs.n_tiers - c->first;
     size_t at = (size_t)(h->head * group) * (size_t)n, own = (size_t)h->head * (size_t)n;
-    double a2 = 0, m1 = 0, s1 = 0, spread = 0, query = 0, ek[KV_MAX_TIERS] = {0}, ev[KV_MAX_TIERS] = {0}, e[FILL_MAX_TIERS];
+    double a2 = 0, m1 = 0, s1 = 0, spread = 0, query = 0, ek[KV_MAX_TIERS] = {0}, ev[KV_MAX_TIERS] = {0}, e[FILL_MAX_TIERS] = {0};
     int bytes[FILL_MAX_TIERS];
     for (int i = 0; i < n; i++) {
         h->target[i] = h->flags[i] & ITEM_PROTECTED ? FILL_FIXED : 0;
@@ -91,7 +96,9 @@ static void open_head(const water_conf *c, const decision *d, const head_items *
         n_free++;
         a2 += a * a;
         m1 += m;
-        s1 += group_mean(sig[c->change] + at, group, n, i, rows);
+        double s = group_mean(sig[c->change] + at, group, n, i, rows);
+        s1 += s;
+        drop[i] = (float)s;
         if (c->key_term == 0) spread += group_mean(sig[c->spread] + at, group, n, i, rows);
         for (int t = c->first; t < p->needs.n_tiers; t++) {
             ev[t] += (double)sig[c->value[t]][own + (size_t)i];
@@ -109,7 +116,14 @@ static void open_head(const water_conf *c, const decision *d, const head_items *
         e[k] = kappa * (ev[t] / n_free + key * (ek[t] / n_free));
         bytes[k] = (int)p->item_bytes[t];
     }
-    fill_make_hull(s1 / unit, e, bytes, n_menu, &out->hull);
+    if (c->drop_item) {
+        memcpy(out->e, e, sizeof e);
+        memcpy(out->bytes, bytes, sizeof bytes);
+        out->n_tiers = n_menu;
+        out->drop = drop;
+    } else {
+        fill_make_hull(s1 / unit, e, bytes, n_menu, &out->hull);
+    }
 }
 
 static int protected_tier(const water_conf *c, uint8_t flags) { return flags & ITEM_RECENT ? 0 : c->first; }
@@ -137,7 +151,7 @@ static void fill_heads(const water_conf *c, const decision *d, head_items *heads
             uint8_t *t = &heads[k].target[i];
             *t = (uint8_t)(*t == FILL_FIXED ? protected_tier(c, heads[k].flags[i])
                            : *t == 0        ? KV_DROP
-                                            : d->p->needs.n_tiers - 1 - fill[k].hull.tier[*t - 1]);
+                                            : d->p->needs.n_tiers - 1 - fill_tier(&fill[k], i));
         }
 }
 
@@ -145,7 +159,8 @@ static void water_decide(const void *conf, const decision *d) {
     const water_conf *c = conf;
     _Static_assert(sizeof(fill_head) <= STAGE_HEAD_KEYS * sizeof(uint64_t), "a head's record fits the keys of a few items");
     fill_head *fill = (fill_head *)d->keys; /* one record per head in place of sorting keys */
-    for (int k = 0; k < d->n_heads; k++) open_head(c, d, &d->heads[k], &fill[k]);
+    float *drop = (float *)(d->keys + (size_t)d->n_heads * STAGE_HEAD_KEYS); /* behind the records, an item each */
+    for (int k = 0; k < d->n_heads; k++) open_head(c, d, &d->heads[k], drop + (size_t)k * (size_t)d->heads[k].n, &fill[k]);
     int step = c->per_layer ? d->p->shape.n_kv : d->n_heads;
     for (int k = 0; k < d->n_heads; k += step) fill_heads(c, d, d->heads + k, step, fill + k);
 }

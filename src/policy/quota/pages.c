@@ -12,13 +12,21 @@
  *   items    pages go until at most heads * kept items are left (paper); auto under a byte budget or where there are several tiers
  *   excess   ceil((items - heads * kept) / chunk) pages go (the code's rate mode: partly filled last pages make it a few too many)
  *
+ * Layers in control_layers keep everything, whatever the budget; the others are what they would be without them (code, with its even
+ * layers only).
+ *
  * In decode the items of every (head, tier) have pages and prices of their own; a page of another tier holds as many items as
  * take the bytes of `chunk` hot ones. */
 #include <stdio.h>
+#include <string.h>
 #include "conf/fields.h"
 #include "policy/topk.h"
 
-typedef struct pages_conf { int chunk, price, over, count, least; } pages_conf;
+enum { MAX_CONTROL_LAYERS = 256 };
+typedef struct pages_conf {
+    int chunk, price, over, count, least, n_control;
+    uint64_t control[MAX_CONTROL_LAYERS / 64]; /* a bit per layer that keeps everything */
+} pages_conf;
 STAGE_CONF_FITS(pages_conf);
 
 static const char *const price_names[] = {"max", "sum", "mean", NULL};
@@ -35,9 +43,31 @@ static const field pages_fields[] = {
     FIELD_INT(pages_conf, least, 0, 0, 1 << 16, "pages that every head keeps"),
     FIELD_END};
 
+static bool is_control(const pages_conf *c, int layer) { return c->n_control && layer < MAX_CONTROL_LAYERS && c->control[layer / 64] >> layer % 64 & 1; }
+
+static err read_control(const policy *p, const node *list, pages_conf *c) {
+    if (node_type(list) == NODE_NULL) return OK;
+    if (node_type(list) != NODE_LIST) return NODE_ERR(list, "quota pages: control_layers is a list of layers, as [0, 1]");
+    if (c->over == OVER_SEQUENCE && node_count(list))
+        return NODE_ERR(list, "quota pages: control_layers keep everything, and over: sequence would take that from the others: use over: layer or head");
+    if (p->budget.unit == BUDGET_BYTES && node_count(list))
+        return NODE_ERR(list, "quota pages: control_layers keep everything, which a budget in bytes does not count: give tokens, a ratio, a rate or pages");
+    int most = p->shape.n_layers < MAX_CONTROL_LAYERS ? p->shape.n_layers : MAX_CONTROL_LAYERS;
+    for (int i = 0; i < node_count(list); i++) {
+        int64_t layer;
+        TRY(node_as_int(node_at(list, i), &layer));
+        if (layer < 0 || layer >= most) return NODE_ERR(list, "quota pages: control layer %lld does not exist, layers are 0 to %d", (long long)layer, most - 1);
+        c->control[layer / 64] |= (uint64_t)1 << layer % 64;
+        c->n_control++;
+    }
+    return OK;
+}
+
 static err pages_parse(policy *p, const node *at, const node *map, void *conf) {
     pages_conf *c = conf;
+    const node *control = node_get(map, "control_layers");
     TRY(fields_read(map, pages_fields, c));
+    TRY(read_control(p, control, c));
     bool items = p->budget.unit == BUDGET_BYTES || p->needs.n_tiers > 1;
     if (items && (c->count == COUNT_PAGES || c->count == COUNT_EXCESS))
         return NODE_ERR(at, "quota pages: count: %s does not fit %s: use items", count_names[c->count],
@@ -51,9 +81,11 @@ static err pages_parse(policy *p, const node *at, const node *map, void *conf) {
 static void pages_describe(const policy *p, const void *conf, char *out, size_t n) {
     const pages_conf *c = conf;
     static const char *const over[] = {"all layers", "a layer", "one head"};
-    char chunk[24] = "physical pages", least[32] = "";
+    char chunk[24] = "physical pages", least[64] = "";
     if (c->chunk) snprintf(chunk, sizeof chunk, "of %d", c->chunk);
     if (c->least) snprintf(least, sizeof least, ", at least %d", c->least);
+    size_t used = strlen(least);
+    if (c->n_control) snprintf(least + used, sizeof least - used, ", %d control layers", c->n_control);
     snprintf(out, n, "%s, price %s, over %s, %s counted%s", chunk, price_names[c->price], over[c->over], count_names[c->count], least);
 }
 
@@ -154,6 +186,11 @@ static void pages_allot(const void *conf, const decision *d) {
     for (int k = 0; k < d->n_heads;) {
         market m = {.c = c, .p = d->p, .heads = d->heads + k, .x = d->keys};
         uint64_t *x = d->keys;
+        if (is_control(c, d->heads[k].layer)) {
+            d->heads[k].quota = d->heads[k].n;
+            k++;
+            continue;
+        }
         for (; k < d->n_heads && competes_with(c, m.heads, &d->heads[k]); x += d->heads[k++].n, m.n_heads++)
             d->heads[k].quota = head_prices(c, d, &d->heads[k], x);
         buy(&m, wanted(&m, d->kept));

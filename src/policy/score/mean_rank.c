@@ -10,12 +10,10 @@ enum { MAX_PARTS = 4 };
 typedef struct mean_rank_conf { int n; } mean_rank_conf; /* the parts are policy.joined */
 STAGE_CONF_FITS(mean_rank_conf);
 
-extern const stage score_mean_rank;
-
 static err parse_part(policy *p, const node *map, const char *name, stage_use *u) {
     const node *at = node_get(map, name), *params = at;
     u->st = stage_find(STAGE_SCORE, name);
-    if (!u->st || u->st == &score_mean_rank || u->st->live)
+    if (!u->st || u->st->joins || u->st->live)
         return NODE_ERR(at ? at : map, "score mean_rank joins scores of the prompt such as window and expected, not \"%s\"", name);
     if (node_type(params) == NODE_NULL) params = NULL;
     else if (node_type(params) != NODE_MAP) return NODE_ERR(at, "score mean_rank: %s takes a map of parameters", name);
@@ -65,4 +63,4 @@ static void mean_rank_score(const void *conf, const decision *d) {
 
 const stage score_mean_rank = {
     .kind = STAGE_SCORE, .name = "mean_rank", .help = "mean of the ranks inside the head under several scores",
-    .parse = mean_rank_parse, .describe = mean_rank_describe, .score = mean_rank_score};
+    .joins = true, .parse = mean_rank_parse, .describe = mean_rank_describe, .score = mean_rank_score};

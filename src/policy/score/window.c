@@ -2,7 +2,8 @@
  * Per query head: sum or mean over the rows, pooling; then the query heads of a group become one score per KV head.
  * With force_window the last `rows` items are kept first, newest first, inside the budget, and the others are pooled without them.
  * With `live` the score goes on in decode: each step adds what the item received to its score of the prompt (KV-Compress), keeps the larger
- * of both, or replaces it (TOVA, arXiv 2401.06104). */
+ * of both, or replaces it (TOVA, arXiv 2401.06104). A mean that adds stays a mean over the tokens from the item on: the column starts as if
+ * all tokens of the prompt from the item on had given it what the rows gave on average (KV-Compress's averages). */
 #include <stdio.h>
 #include "cache/snapshot.h"
 #include "conf/fields.h"
@@ -51,9 +52,6 @@ static err window_parse(policy *p, const node *at, const node *map, void *conf) 
         if (c->force_window)
             return NODE_ERR(at, "score window: live: %s ranks every item, but force_window gives the last %d no score: write force_window: "
                             "false, and protect: {recent: n} to keep the newest", live_names[c->live], c->rows);
-        if (c->reduce == REDUCE_MEAN && c->live == LIVE_FIRST + LIVE_ADD && c->rows > 1)
-            return NODE_ERR(at, "score window: live: add sums whole probabilities, but reduce: mean divides those of the prompt by %d: use "
-                            "reduce: sum", c->rows);
         p->needs.live = (live_spec){.on = true, .group = c->group == GROUP_MEAN ? LIVE_MEAN : c->group == GROUP_MAX ? LIVE_MAX : LIVE_SUM,
                                     .power = (uint8_t)c->power, .fold = (live_fold)(c->live - LIVE_FIRST)};
     }
@@ -108,6 +106,18 @@ static void score_head(const window_conf *c, const decision *d, head_items *h, i
     }
 }
 
+/* Between columns, which are sums, and scores, which are means over the tokens from the item on. */
+static void averages(const decision *d) {
+    for (int k = 0; k < d->n_heads; k++) {
+        const head_items *h = &d->heads[k];
+        float *restrict x = h->tier_now ? h->score : h->live;
+        for (int i = 0; i < h->n; i++) {
+            float tokens = (float)(d->n_tokens - (int)h->pos[i]);
+            x[i] = h->tier_now ? x[i] / tokens : x[i] * tokens;
+        }
+    }
+}
+
 static void window_score(const void *conf, const decision *d) {
     const window_conf *c = conf;
     int group = d->p->shape.n_heads / d->p->shape.n_kv;
@@ -121,6 +131,7 @@ static void window_score(const void *conf, const decision *d) {
         }
     }
     live_exchange(d);
+    if (c->live == LIVE_FIRST + LIVE_ADD && c->reduce == REDUCE_MEAN) averages(d);
     if (c->sets == SETS_LAYER) live_layer_mean(d);
 }
 
