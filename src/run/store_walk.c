@@ -1,4 +1,4 @@
-/* What sweep.h5 holds. */
+/* What sweep.h5 holds: root, points, and what is told of a task as a whole; its records are in store_records.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "run/export.h"
 #include "run/jsonx.h"
 #include "run/provenance.h"
-#include "run/store.h"
+#include "run/store_walk.h"
 
 const size_t store_type_bytes[] = {
     [STORE_F64] = 8, [STORE_F32] = 4, [STORE_I32] = 4, [STORE_U32] = 4, [STORE_U8] = 1, [STORE_TEXT] = sizeof(char *)};
@@ -25,28 +25,18 @@ char *store_task_group(const char *kind, const char *task) {
     return path;
 }
 
-/* The walk's own state: texts that live until it ends, one buffer for numbers. */
-typedef struct walk {
-    const results *r;
-    const summary *s;
-    store_sink *sink;
-    char **point, **item; /* labels of points; ids of the present task's items */
-    void *buf;
-    size_t buf_bytes;
-} walk;
-
-static MUST err buffer(walk *w, size_t n, size_t each, void *out) {
+err walk_buffer(walk *w, size_t n, size_t each, void *out) {
     TRY(mem_reserve(MEM_OTHER, n * each + 1, &w->buf, &w->buf_bytes));
     *(void **)out = w->buf;
     return OK;
 }
 
-static MUST err put(walk *w, store_array a) {
+err walk_put(walk *w, store_array a) {
     return w->sink->array(w->sink->arg, &a);
 }
 
-static MUST err put_scale(walk *w, const char *group, const char *name, store_type type, size_t n, const void *data) {
-    return put(w, (store_array){.group = group,
+err walk_put_scale(walk *w, const char *group, const char *name, store_type type, size_t n, const void *data) {
+    return walk_put(w, (store_array){.group = group,
                                 .name = name,
                                 .type = type,
                                 .rank = 1,
@@ -56,17 +46,17 @@ static MUST err put_scale(walk *w, const char *group, const char *name, store_ty
                                 .scale = true});
 }
 
-static MUST err put_counts(walk *w, const char *group, const char *name, int n) {
+err walk_put_counts(walk *w, const char *group, const char *name, int n) {
     int *x;
-    TRY(buffer(w, (size_t)n, sizeof *x, &x));
+    TRY(walk_buffer(w, (size_t)n, sizeof *x, &x));
     for (int i = 0; i < n; i++) x[i] = i;
-    return put_scale(w, group, name, STORE_I32, (size_t)n, x);
+    return walk_put_scale(w, group, name, STORE_I32, (size_t)n, x);
 }
 
-static MUST err begin_group(walk *w, const char *path, bool points, int n_items) {
+err walk_begin_group(walk *w, const char *path, bool points, int n_items) {
     TRY(w->sink->group(w->sink->arg, path));
-    if (points) TRY(put_scale(w, path, "point", STORE_TEXT, (size_t)w->r->n_points, w->point));
-    if (n_items >= 0) TRY(put_scale(w, path, "item", STORE_TEXT, (size_t)n_items, w->item));
+    if (points) TRY(walk_put_scale(w, path, "point", STORE_TEXT, (size_t)w->r->n_points, w->point));
+    if (n_items >= 0) TRY(walk_put_scale(w, path, "item", STORE_TEXT, (size_t)n_items, w->item));
     return OK;
 }
 
@@ -126,7 +116,7 @@ static MUST err walk_root(walk *w) {
 /* ---- points ---- */
 
 static MUST err put_point_texts(walk *w, const char *name, const char *help, char **text) {
-    return put(w, (store_array){.group = "/points",
+    return walk_put(w, (store_array){.group = "/points",
                                 .name = name,
                                 .type = STORE_TEXT,
                                 .rank = 1,
@@ -203,17 +193,17 @@ static MUST err walk_point_axes(walk *w) {
 
 static MUST err walk_points(walk *w) {
     const results *r = w->r;
-    TRY(begin_group(w, "/points", true, -1));
+    TRY(walk_begin_group(w, "/points", true, -1));
     TRY(walk_point_texts(w));
     TRY(walk_point_axes(w));
     for (int k = 0; k < 3; k++) {
         int *x;
-        TRY(buffer(w, (size_t)r->n_points, sizeof *x, &x));
+        TRY(walk_buffer(w, (size_t)r->n_points, sizeof *x, &x));
         for (int p = 0; p < r->n_points; p++) {
             const result_group *g = &r->groups[r->points[p].group];
             x[p] = k == 0 ? r->points[p].full : k == 1 ? g->threads : g->context;
         }
-        TRY(put(w, (store_array){.group = "/points",
+        TRY(walk_put(w, (store_array){.group = "/points",
                                  .name = (const char *const[]){"full", "threads", "context"}[k],
                                  .type = STORE_I32,
                                  .rank = 1,
@@ -223,9 +213,9 @@ static MUST err walk_points(walk *w) {
                                  .help = k == 0 ? "1: keeps everything in one floating-point tier" : ""}));
     }
     double *seed;
-    TRY(buffer(w, (size_t)r->n_points, sizeof *seed, &seed));
+    TRY(walk_buffer(w, (size_t)r->n_points, sizeof *seed, &seed));
     for (int p = 0; p < r->n_points; p++) seed[p] = (double)r->groups[r->points[p].group].seed;
-    return put(w, (store_array){.group = "/points",
+    return walk_put(w, (store_array){.group = "/points",
                                 .name = "seed",
                                 .type = STORE_F64,
                                 .rank = 1,
@@ -240,16 +230,16 @@ static MUST err walk_metrics(walk *w, int t) {
     const results *r = w->r;
     const result_task *k = &r->tasks[t];
     char *group = store_task_group("metrics", k->name);
-    err e = begin_group(w, group, true, k->n_items);
+    err e = walk_begin_group(w, group, true, k->n_items);
     if (e == OK) e = w->sink->text(w->sink->arg, group, "task", k->name);
     if (e == OK) e = w->sink->text(w->sink->arg, group, "conf", k->conf);
     for (int m = 0; m < k->n_metrics && e == OK; m++) {
         double *x;
-        e = buffer(w, (size_t)r->n_points * (size_t)k->n_items, sizeof *x, &x);
+        e = walk_buffer(w, (size_t)r->n_points * (size_t)k->n_items, sizeof *x, &x);
         if (e != OK) break;
         for (int p = 0; p < r->n_points; p++)
             results_column(r, p, t, k->metrics[m].name, x + (size_t)p * (size_t)k->n_items);
-        e = put(w, (store_array){.group = group,
+        e = walk_put(w, (store_array){.group = group,
                                  .name = k->metrics[m].name,
                                  .type = STORE_F64,
                                  .rank = 2,
@@ -277,18 +267,18 @@ static MUST err walk_noise(walk *w, int t) {
     if (e != OK) goto done;
     for (int g = 0; g < r->n_groups; g++) ids[g] = r->groups[g].id;
     e = w->sink->group(w->sink->arg, group);
-    if (e == OK) e = put_scale(w, group, "group", STORE_TEXT, (size_t)r->n_groups, ids);
-    if (e == OK) e = put_scale(w, group, "item", STORE_TEXT, (size_t)k->n_items, w->item);
+    if (e == OK) e = walk_put_scale(w, group, "group", STORE_TEXT, (size_t)r->n_groups, ids);
+    if (e == OK) e = walk_put_scale(w, group, "item", STORE_TEXT, (size_t)k->n_items, w->item);
     for (int m = 0; m < k->n_metrics && e == OK; m++) {
         double *x;
-        e = buffer(w, (size_t)r->n_groups * (size_t)k->n_items, sizeof *x, &x);
+        e = walk_buffer(w, (size_t)r->n_groups * (size_t)k->n_items, sizeof *x, &x);
         if (e != OK) break;
         bool has = false;
         for (int g = 0; g < r->n_groups; g++)
             results_noise_column(r, g, t, k->metrics[m].name, x + (size_t)g * (size_t)k->n_items);
         for (size_t i = 0; i < (size_t)r->n_groups * (size_t)k->n_items; i++) has |= !isnan(x[i]);
         if (!has) continue;
-        e = put(w, (store_array){.group = group,
+        e = walk_put(w, (store_array){.group = group,
                                  .name = k->metrics[m].name,
                                  .type = STORE_F64,
                                  .rank = 2,
@@ -311,7 +301,7 @@ static MUST err put_summary(walk *w, const char *group, int t, int m) {
     const results *r = w->r;
     const result_metric *d = &r->tasks[t].metrics[m];
     double *x;
-    TRY(buffer(w, (size_t)r->n_points * N_STATS, sizeof *x, &x));
+    TRY(walk_buffer(w, (size_t)r->n_points * N_STATS, sizeof *x, &x));
     for (int p = 0; p < r->n_points; p++) {
         const summary_cell *c = summary_at(w->s, p, t, m);
         bool has = c->present, diff = c->diff.n > 0;
@@ -326,7 +316,7 @@ static MUST err put_summary(walk *w, const char *group, int t, int m) {
                                    c->noise};
         memcpy(x + (size_t)p * N_STATS, v, sizeof v);
     }
-    TRY(put(w, (store_array){.group = group,
+    TRY(walk_put(w, (store_array){.group = group,
                              .name = d->name,
                              .type = STORE_F64,
                              .rank = 2,
@@ -338,11 +328,11 @@ static MUST err put_summary(walk *w, const char *group, int t, int m) {
                              .direction = export_direction_name(d->direction),
                              .timing = d->timing}));
     char **verdict, *name = mem_sprintf("%s_verdict", d->name);
-    err e = buffer(w, (size_t)r->n_points, sizeof *verdict, &verdict);
+    err e = walk_buffer(w, (size_t)r->n_points, sizeof *verdict, &verdict);
     if (e == OK) {
         for (int p = 0; p < r->n_points; p++)
             verdict[p] = (char *)summary_verdict_name(summary_at(w->s, p, t, m)->verdict);
-        e = put(w, (store_array){.group = group,
+        e = walk_put(w, (store_array){.group = group,
                                  .name = name,
                                  .type = STORE_TEXT,
                                  .rank = 1,
@@ -358,8 +348,8 @@ static MUST err put_summary(walk *w, const char *group, int t, int m) {
 
 static MUST err walk_summary(walk *w, int t) {
     char *group = store_task_group("summary", w->r->tasks[t].name);
-    err e = begin_group(w, group, true, -1);
-    if (e == OK) e = put_scale(w, group, "stat", STORE_TEXT, N_STATS, stat_names);
+    err e = walk_begin_group(w, group, true, -1);
+    if (e == OK) e = walk_put_scale(w, group, "stat", STORE_TEXT, N_STATS, stat_names);
     for (int m = 0; m < w->r->tasks[t].n_metrics && e == OK; m++) e = put_summary(w, group, t, m);
     mem_free(group);
     return e;
@@ -388,17 +378,17 @@ static MUST err walk_memory(walk *w, int t) {
 #undef COLUMN
     const results *r = w->r;
     char *group = store_task_group("memory", r->tasks[t].name);
-    err e = begin_group(w, group, true, -1);
+    err e = walk_begin_group(w, group, true, -1);
     for (size_t k = 0; k < sizeof columns / sizeof *columns && e == OK; k++) {
         double *x;
-        e = buffer(w, (size_t)r->n_points, sizeof *x, &x);
+        e = walk_buffer(w, (size_t)r->n_points, sizeof *x, &x);
         if (e != OK) break;
         for (int p = 0; p < r->n_points; p++) {
             const summary_bytes *b = summary_bytes_at(w->s, p, t);
             x[p] = NAN;
             if (b->n) memcpy(&x[p], (const char *)b + columns[k].offset, sizeof *x);
         }
-        e = put(w, (store_array){.group = group,
+        e = walk_put(w, (store_array){.group = group,
                                  .name = columns[k].name,
                                  .type = STORE_F64,
                                  .rank = 1,
@@ -408,230 +398,6 @@ static MUST err walk_memory(walk *w, int t) {
                                  .unit = columns[k].unit,
                                  .help = columns[k].help});
     }
-    mem_free(group);
-    return e;
-}
-
-/* ---- records ---- */
-
-static MUST err put_item_array(walk *w, int t, const char *group, const char *name, store_type type, const void *data,
-                               const char *unit, const char *help, bool timing) {
-    return put(w, (store_array){.group = group,
-                                .name = name,
-                                .type = type,
-                                .rank = 2,
-                                .dim = {"point", "item"},
-                                .shape = {(size_t)w->r->n_points, (size_t)w->r->tasks[t].n_items},
-                                .data = data,
-                                .unit = unit,
-                                .help = help,
-                                .timing = timing});
-}
-
-static const char *item_text(const unit_record *u, int k) {
-    const char *text = !u       ? (k == 0 ? "missing" : "")
-                       : k == 0 ? unit_status_name(u->status)
-                       : k == 1 ? u->text
-                                : u->output;
-    return text ? text : "";
-}
-
-static MUST err walk_item_texts(walk *w, int t, const char *group) {
-    static const struct {
-        const char *name, *help;
-    } columns[] = {{"status", "ok, failed, crashed, skipped or missing"},
-                   {"text", "why it is not ok"},
-                   {"output", "generated text"}};
-    const results *r = w->r;
-    int n = r->tasks[t].n_items;
-    for (int k = 0; k < 3; k++) {
-        const char **x;
-        TRY(buffer(w, (size_t)r->n_points * (size_t)n, sizeof *x, &x));
-        for (int p = 0; p < r->n_points; p++)
-            for (int i = 0; i < n; i++) x[(size_t)p * (size_t)n + (size_t)i] = item_text(results_unit(r, p, t, i), k);
-        TRY(put_item_array(w, t, group, columns[k].name, STORE_TEXT, x, "", columns[k].help, false));
-    }
-    return OK;
-}
-
-static MUST err walk_item_numbers(walk *w, int t, const char *group) {
-    static const char *const names[] = {"n_prompt", "n_decoded", "budget_clamped", "seconds"}, *const units[] = {
-                                                                                                   "tokens", "tokens",
-                                                                                                   "", "s"};
-    const results *r = w->r;
-    int n = r->tasks[t].n_items;
-    for (int k = 0; k < 4 + 2 * EXPORT_N_BYTES; k++) {
-        double *x;
-        TRY(buffer(w, (size_t)r->n_points * (size_t)n, sizeof *x, &x));
-        int b = (k - 4) % EXPORT_N_BYTES;
-        bool at_end = k >= 4 + EXPORT_N_BYTES;
-        for (int p = 0; p < r->n_points; p++)
-            for (int i = 0; i < n; i++) {
-                const unit_record *u = results_unit(r, p, t, i);
-                double *to = &x[(size_t)p * (size_t)n + (size_t)i];
-                if (!u || (k != 3 && u->status != UNIT_OK))
-                    *to = NAN;
-                else if (k < 4)
-                    *to = k == 0 ? u->n_prompt : k == 1 ? u->n_decoded : k == 2 ? u->budget_clamped : u->seconds;
-                else
-                    *to = export_byte_value(at_end ? &u->at_end : &u->at_prompt, b);
-            }
-        char *name =
-            k < 4 ? mem_strdup(names[k]) : mem_sprintf("%s_%s", at_end ? "end" : "prompt", export_byte_names[b]);
-        err e = put_item_array(w, t, group, name, STORE_F64, x,
-                               k < 4                     ? units[k]
-                               : b == EXPORT_N_BYTES - 1 ? ""
-                                                         : "B",
-                               k < 4    ? ""
-                               : at_end ? "at the end of decoding"
-                                        : "at the end of the prompt",
-                               k == 3);
-        mem_free(name);
-        TRY(e);
-    }
-    return OK;
-}
-
-static MUST err walk_items(walk *w, int t) {
-    char *group = store_task_group("items", w->r->tasks[t].name);
-    err e = begin_group(w, group, true, w->r->tasks[t].n_items);
-    if (e == OK) e = walk_item_texts(w, t, group);
-    if (e == OK) e = walk_item_numbers(w, t, group);
-    mem_free(group);
-    return e;
-}
-
-static MUST err walk_series(walk *w, int t) {
-    static const char *const names[] = {"kl", "nll", "top1"}, *const units[] = {"nats", "nats", ""},
-                             *const helps[] = {"KL(full || policy) of each scored token",
-                                               "negative log-likelihood of each scored token",
-                                               "1: the first choice equals full's"};
-    const results *r = w->r;
-    int n = r->tasks[t].n_items, steps = 0;
-    for (int p = 0; p < r->n_points; p++)
-        for (int i = 0; i < n; i++) {
-            const unit_record *u = results_unit(r, p, t, i);
-            if (u && u->status == UNIT_OK && u->n_series > steps) steps = u->n_series;
-        }
-    if (!steps) return OK;
-    char *group = store_task_group("series", r->tasks[t].name);
-    err e = begin_group(w, group, true, n);
-    if (e == OK) e = put_counts(w, group, "step", steps);
-    for (int k = 0; k < 3 && e == OK; k++) {
-        float *x;
-        e = buffer(w, (size_t)r->n_points * (size_t)n * (size_t)steps, sizeof *x, &x);
-        if (e != OK) break;
-        for (int p = 0; p < r->n_points; p++)
-            for (int i = 0; i < n; i++) {
-                const unit_record *u = results_unit(r, p, t, i);
-                float *to = x + ((size_t)p * (size_t)n + (size_t)i) * (size_t)steps;
-                int have = u && u->status == UNIT_OK ? u->n_series : 0;
-                for (int q = 0; q < steps; q++)
-                    to[q] = q >= have ? NAN : k == 0 ? u->kl[q] : k == 1 ? u->nll[q] : (float)u->top1[q];
-            }
-        e = put(w, (store_array){.group = group,
-                                 .name = names[k],
-                                 .type = STORE_F32,
-                                 .rank = 3,
-                                 .dim = {"point", "item", "step"},
-                                 .shape = {(size_t)r->n_points, (size_t)n, (size_t)steps},
-                                 .data = x,
-                                 .unit = units[k],
-                                 .help = helps[k]});
-    }
-    mem_free(group);
-    return e;
-}
-
-typedef struct head_shape {
-    int layers, heads, tiers;
-} head_shape;
-
-static const unit_record *record_with_heads(const results *r, int p, int t, int i) {
-    const unit_record *u = results_unit(r, p, t, i);
-    return u && u->status == UNIT_OK && u->kept ? u : NULL;
-}
-
-static MUST err put_kept(walk *w, int t, const char *group, head_shape h) {
-    const results *r = w->r;
-    int n = r->tasks[t].n_items;
-    size_t per_item = (size_t)h.layers * (size_t)h.heads * (size_t)h.tiers;
-    uint32_t *x;
-    TRY(buffer(w, (size_t)r->n_points * (size_t)n * per_item, sizeof *x, &x));
-    memset(x, 0, (size_t)r->n_points * (size_t)n * per_item * sizeof *x);
-    for (int p = 0; p < r->n_points; p++)
-        for (int i = 0; i < n; i++) {
-            const unit_record *u = record_with_heads(r, p, t, i);
-            uint32_t *to = x + ((size_t)p * (size_t)n + (size_t)i) * per_item;
-            for (int l = 0; u && l < u->n_layers; l++)
-                for (int q = 0; q < u->n_kv; q++)
-                    memcpy(to + ((size_t)l * (size_t)h.heads + (size_t)q) * (size_t)h.tiers,
-                           u->kept + (l * u->n_kv + q) * u->n_tiers, sizeof *x * (size_t)u->n_tiers);
-        }
-    return put(
-        w,
-        (store_array){
-            .group = group,
-            .name = "kept",
-            .type = STORE_U32,
-            .rank = 5,
-            .dim = {"point", "item", "layer", "head", "tier"},
-            .shape = {(size_t)r->n_points, (size_t)n, (size_t)h.layers, (size_t)h.heads, (size_t)h.tiers},
-            .data = x,
-            .unit = "items",
-            .help =
-                "items after compression; 0 where a point has no such layer, head or tier, or the record is missing"});
-}
-
-static MUST err put_kept_fraction(walk *w, int t, const char *group, head_shape h) {
-    const results *r = w->r;
-    int n = r->tasks[t].n_items;
-    size_t per_point = (size_t)h.layers * (size_t)h.heads;
-    double *x;
-    TRY(buffer(w, (size_t)r->n_points * per_point, sizeof *x, &x));
-    for (size_t k = 0; k < (size_t)r->n_points * per_point; k++) x[k] = NAN;
-    for (int p = 0; p < r->n_points; p++)
-        for (int l = 0; l < h.layers; l++)
-            for (int q = 0; q < h.heads; q++) {
-                double sum = 0;
-                int records = 0;
-                for (int i = 0; i < n; i++) {
-                    const unit_record *u = record_with_heads(r, p, t, i);
-                    if (!u || !u->n_prompt || l >= u->n_layers || q >= u->n_kv) continue;
-                    for (int k = 0; k < u->n_tiers; k++)
-                        sum += (double)u->kept[(l * u->n_kv + q) * u->n_tiers + k] / u->n_prompt;
-                    records++;
-                }
-                if (records) x[(size_t)p * per_point + (size_t)l * (size_t)h.heads + (size_t)q] = sum / records;
-            }
-    return put(w, (store_array){.group = group,
-                                .name = "kept_fraction",
-                                .type = STORE_F64,
-                                .rank = 3,
-                                .dim = {"point", "layer", "head"},
-                                .shape = {(size_t)r->n_points, (size_t)h.layers, (size_t)h.heads},
-                                .data = x,
-                                .help = "items kept / prompt tokens, mean over records"});
-}
-
-static MUST err walk_heads(walk *w, int t) {
-    const results *r = w->r;
-    head_shape h = {0, 0, 0};
-    for (int p = 0; p < r->n_points; p++)
-        for (int i = 0; i < r->tasks[t].n_items; i++) {
-            const unit_record *u = record_with_heads(r, p, t, i);
-            if (u && u->n_layers > h.layers) h.layers = u->n_layers;
-            if (u && u->n_kv > h.heads) h.heads = u->n_kv;
-            if (u && u->n_tiers > h.tiers) h.tiers = u->n_tiers;
-        }
-    if (!h.layers) return OK;
-    char *group = store_task_group("heads", r->tasks[t].name);
-    err e = begin_group(w, group, true, r->tasks[t].n_items);
-    if (e == OK) e = put_counts(w, group, "layer", h.layers);
-    if (e == OK) e = put_counts(w, group, "head", h.heads);
-    if (e == OK) e = put_counts(w, group, "tier", h.tiers);
-    if (e == OK) e = put_kept(w, t, group, h);
-    if (e == OK) e = put_kept_fraction(w, t, group, h);
     mem_free(group);
     return e;
 }
