@@ -120,7 +120,8 @@ $(BUILD)/src/run/build_info.o: $(BUILD)/commit
 $(BUILD)/src/run/build_info.o: private CFLAGS += -DKVLAB_GIT_COMMIT='"$(GIT_COMMIT)"' -DKVLAB_GIT_DIRTY=$(GIT_DIRTY) \
     -DKVLAB_BUILD_FLAGS='"$(CFLAGS_$(config)) -ffp-contract=off -fopenmp"'
 
-say = $(if $(V),,@printf '  %-5s %s\n' $1 $2; )# V=1 shows the commands
+# V=1 shows the commands, -s nothing
+say = $(if $(V),,$(if $(findstring s,$(firstword -$(MAKEFLAGS))),,@printf '  %-5s %s\n' $1 $2; ))
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(CFLAGS) -MMD -MP -c -o $@ $<
