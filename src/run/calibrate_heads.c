@@ -16,14 +16,23 @@ static const size_t max_text_bytes = (size_t)1 << 30;
 static const char default_policy[] = "{score: probe, quota: global, budget: 0.5}";
 
 typedef struct collector {
-    profile_builder *b;
+    profile_builder *b; /* made when the first prompt shows how many heads the policy sees */
     uint64_t **keys; /* [n_heads] */
     int *n_of;
+    char *policy_line;
     err e;
 } collector;
 
+static err collector_open(collector *c, const head_items *heads, int n_heads) {
+    int n_layers = heads[n_heads - 1].layer + 1;
+    TRY(profile_builder_create(n_layers, n_heads / n_layers, &c->b));
+    TRY(mem_alloc(MEM_OTHER, (size_t)n_heads * sizeof *c->keys, &c->keys));
+    return mem_alloc(MEM_OTHER, (size_t)n_heads * sizeof *c->n_of, &c->n_of);
+}
+
 static void collect(void *observer, const head_items *heads, int n_heads) {
     collector *c = observer;
+    if (!c->b) c->e = collector_open(c, heads, n_heads);
     for (int k = 0; k < n_heads && c->e == OK; k++) {
         const head_items *h = &heads[k];
         c->n_of[k] = 0;
@@ -34,7 +43,7 @@ static void collect(void *observer, const head_items *heads, int n_heads) {
         }
     }
     if (c->e == OK) c->e = profile_builder_add(c->b, c->keys, c->n_of);
-    for (int k = 0; k < n_heads; k++) {
+    for (int k = 0; k < n_heads && c->keys; k++) {
         mem_free(c->keys[k]);
         c->keys[k] = NULL;
     }
@@ -53,6 +62,7 @@ static err add_window(const session *s, const node *conf, const int32_t *ids, in
         e = seq_prefill(q, ids, n, NULL);
     }
     if (e == OK) e = c->e;
+    if (!c->policy_line) c->policy_line = mem_strdup(policy_describe(p));
     if (q) seq_destroy(q);
     cache_space_destroy(space);
     policy_destroy(p);
@@ -77,10 +87,10 @@ static err add_text(const session *s, const node *conf, const options *o, const 
     return e;
 }
 
-static err write_profile(const session *s, const options *o, int n_windows, const profile_builder *b, const char *policy_line) {
+static err write_profile(const session *s, const options *o, int n_windows, const collector *c) {
     head_profile *p;
-    char *origin = mem_sprintf("%d texts, %d windows each, %d tokens, %s", o->n_args, n_windows, o->context, policy_line);
-    err e = profile_builder_finish(b, s->g.model_sha256, origin, &p);
+    char *origin = mem_sprintf("%d texts, %d windows each, %d tokens, %s", o->n_args, n_windows, o->context, c->policy_line);
+    err e = profile_builder_finish(c->b, s->g.model_sha256, origin, &p);
     mem_free(origin);
     if (e != OK) return e;
     e = head_profile_write(o->write, p);
@@ -92,8 +102,6 @@ static err write_profile(const session *s, const options *o, int n_windows, cons
 err calibrate_heads(const options *o) {
     session s;
     node *conf = NULL;
-    policy *p = NULL;
-    cache_space *space = NULL;
     collector c = {0};
     int n_windows = o->records, done = 0;
     progress *bar = NULL;
@@ -102,23 +110,16 @@ err calibrate_heads(const options *o) {
     if (!o->write) return ERR(ERR_USAGE, "kvlab calibrate --heads needs --write FILE for the profile");
     TRY(session_open(o, &s));
     err e = o->policy ? OK : node_parse_text(default_policy, strlen(default_policy), "calibrate --heads", &conf);
-    if (e == OK) e = session_policy(&s, conf, o->context, &p, &space);
-    policy_shape shape = resolve_shape(&s.g);
-    size_t n_heads = (size_t)shape.n_layers * (size_t)shape.n_kv;
-    if (e == OK) e = profile_builder_create(shape.n_layers, shape.n_kv, &c.b);
-    if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * sizeof *c.keys, &c.keys);
-    if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * sizeof *c.n_of, &c.n_of);
     if (e == OK) {
         bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
         for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, conf, o, o->args[i], n_windows, &c, bar, &done);
         progress_end(bar, e == OK);
     }
-    if (e == OK) e = write_profile(&s, o, n_windows, c.b, policy_describe(p));
+    if (e == OK) e = write_profile(&s, o, n_windows, &c);
     profile_builder_destroy(c.b);
     mem_free(c.keys);
     mem_free(c.n_of);
-    cache_space_destroy(space);
-    policy_destroy(p);
+    mem_free(c.policy_line);
     node_free(conf);
     session_close(&s);
     return e;
