@@ -252,8 +252,10 @@ static void pack_rows(const float *q, size_t ldq, int n_rows, int d, float scale
     }
 }
 
-/* total (op)= the block's rows in order; a row counts for the lanes below `seen`, one more with every row. */
-static void columns_block(const attn_columns *a, const uint32_t *q, const float *lse, int n_rows, int seen, int n_vecs, const uint32_t *k, float *total) {
+static uint64_t lanes_below(int n) { return n >= ATTN_TILE ? ~(uint64_t)0 : ((uint64_t)1 << attn_max(0, n)) - 1; }
+
+/* total (op)= the block's rows in order; a row counts for the lanes from .. seen - 1, both one more with every row. */
+static void columns_block(const attn_columns *a, const uint32_t *q, const float *lse, int n_rows, int seen, int from, int n_vecs, const uint32_t *k, float *total) {
     float s[ROWS * ATTN_TILE] __attribute__((aligned(64)));
     int n_pairs = (a->head_dim + 1) / 2;
     __m512 sum[VECS];
@@ -262,8 +264,7 @@ static void columns_block(const attn_columns *a, const uint32_t *q, const float 
         int rows = attn_min(ROWS, n_rows - first);
         scores_of[n_vecs - 1][rows - 1](n_pairs, q + (size_t)first * (size_t)n_pairs, k, s);
         for (int r = 0; r < rows; r++) {
-            int below = seen + first + r;
-            uint64_t live = below >= ATTN_TILE ? ~(uint64_t)0 : ((uint64_t)1 << attn_max(0, below)) - 1;
+            uint64_t live = lanes_below(seen + first + r) & ~lanes_below(from + first + r);
             __m512 shift = _mm512_set1_ps(lse[first + r] * LOG2E);
             UNROLL for (int v = 0; v < VECS; v++) {
                 if (v >= n_vecs) break;
@@ -286,7 +287,7 @@ void attn_columns_avx512_bf16(const par *p, const attn_columns *a) {
         attn_columns_avx512(p, a);
         return;
     }
-    int d = a->head_dim, group = a->n_heads / a->n_kv, n_tiles = (a->n_tokens + ATTN_TILE - 1) / ATTN_TILE, end = a->first + a->n_rows;
+    int d = a->head_dim, group = a->n_heads / a->n_kv, n_tiles = (a->n_tokens + ATTN_TILE - 1) / ATTN_TILE;
     size_t ldq = (size_t)a->n_heads * (size_t)d;
     uint32_t *k = (uint32_t *)attn_align64(a->scratch) + (size_t)p->ith * signal_thread_floats(d), *q = k + attn_bf16_k_dwords(d);
     for (int u = p->ith; u < n_tiles * a->n_kv; u += p->nth) {
@@ -294,10 +295,12 @@ void attn_columns_avx512_bf16(const par *p, const attn_columns *a) {
         pack_k(a->k + ((size_t)kv * (size_t)a->n_tokens + (size_t)t0) * (size_t)d, n, d, k);
         for (int h = kv * group; h < (kv + 1) * group; h++) {
             float total[ATTN_TILE] = {0};
+            int end = signal_end_row(a, t0 + n - 1);
             for (int row = attn_max(a->first, t0 + a->lag); row < end; row += SIGNAL_BLOCK) {
                 int n_rows = attn_min(SIGNAL_BLOCK, end - row), at = row - a->first;
                 pack_rows(a->q + (size_t)at * ldq + (size_t)h * (size_t)d, ldq, n_rows, d, a->scale * LOG2E, q);
-                columns_block(a, q, a->lse + (size_t)h * a->ld_lse + (size_t)at, n_rows, row - a->lag + 1 - t0, (n + VW - 1) / VW, k, total);
+                columns_block(a, q, a->lse + (size_t)h * a->ld_lse + (size_t)at, n_rows, row - a->lag + 1 - t0, a->window ? row - a->window + 1 - t0 : -SIGNAL_BLOCK,
+                              (n + VW - 1) / VW, k, total);
             }
             memcpy(a->out + (size_t)h * (size_t)a->n_tokens + (size_t)t0, total, (size_t)n * sizeof *total);
         }

@@ -20,5 +20,10 @@ enum { SIGNAL_BLOCK = 48 }; /* rows of a matrix product that are reduced before 
 static inline size_t signal_thread_floats(int head_dim) {
     return (2 * (((size_t)head_dim + 15) & ~(size_t)15) + 2 * SIGNAL_BLOCK) * 64; /* two tiles of 64 items, two blocks of products */
 }
+/* One behind the last row that sees item t. */
+static inline int signal_end_row(const attn_columns *a, int t) {
+    int end = a->first + a->n_rows;
+    return a->window && t < end - a->window ? t + a->window : end;
+}
 size_t signal_scratch_bytes(int head_dim, int nth); /* suits every op and path; any alignment */
 #endif

@@ -19,7 +19,7 @@ void attn_columns_reference(const par *p, const attn_columns *a) {
         int out = u / a->n_tokens, t = u % a->n_tokens, first_head = out * per_out;
         const float *k = a->k + ((size_t)(first_head / group) * (size_t)a->n_tokens + (size_t)t) * (size_t)d;
         double total = 0;
-        for (int r = attn_max(0, t + a->lag - a->first); r < a->n_rows; r++) {
+        for (int r = attn_max(0, t + a->lag - a->first); r < signal_end_row(a, t) - a->first; r++) {
             double largest = 0;
             for (int h = first_head; h < first_head + per_out; h++) {
                 const float *q = a->q + ((size_t)r * (size_t)a->n_heads + (size_t)h) * (size_t)d;

@@ -117,6 +117,7 @@ typedef struct attn_columns {
     float scale;
     int power;          /* 1 or 2 */
     int lag;            /* rows nearer to the key than this do not count; 0 = all that see it */
+    int window;         /* > 0: a row sees so many keys, its own and those before it */
     bool max;
     bool group_max;     /* of each row, the largest p^power of the KV head's query heads counts */
     void *scratch;      /* signal_scratch_bytes(head_dim, nth) */

@@ -70,9 +70,11 @@ MUST err cache_truncate(cache *c, int n_tokens);
 
 /* n_layers of the cache are sliding ones: `full` would hold at most `window` tokens there (full_f16, items_full). */
 void cache_set_sliding(cache *c, int n_layers, int window);
-/* Sliding layers: frees the pages that hold nothing but the n oldest items of tier 0; the others keep their order. Rows appended
+/* Sliding layers: frees the pages that hold nothing but the first n items of a tier; the others keep their order. Rows appended
  * before can no longer be taken back. Returns the items freed. */
-int cache_drop_oldest(cache *c, int layer, int head, int n);
+int cache_drop_oldest(cache *c, int layer, int head, int tier, int n);
+/* Items of a tier at positions before `pos`, and how many of them lie in front of the first other one. */
+int cache_n_before(const cache *c, int layer, int head, int tier, uint32_t pos, int *leading);
 
 /* Fills `seg` (ATTN_MAX_SEGMENTS) for one (layer, head); the hot segment, if rows are being appended, comes last and has
  * `grows` set with n_items counting row 0's own item. n_slot_sinks > 0 splits off leading items with position < n_slot_sinks as ATTN_SLOT. */

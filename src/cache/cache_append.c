@@ -76,9 +76,9 @@ err cache_truncate(cache *c, int n_tokens) {
     return OK;
 }
 
-int cache_drop_oldest(cache *c, int layer, int head, int n) {
-    page_list *l = cache_list(c, layer, head, 0);
-    uint32_t cap = c->layout[0].cap, pages = n > 0 ? (uint32_t)n / cap : 0;
+int cache_drop_oldest(cache *c, int layer, int head, int tier, int n) {
+    page_list *l = cache_list(c, layer, head, tier);
+    uint32_t cap = c->layout[tier].cap, pages = n > 0 ? (uint32_t)n / cap : 0;
     if (!pages) return 0;
     page_ref *refs = c->refs + l->first;
     page_ref freed;
@@ -88,7 +88,7 @@ int cache_drop_oldest(cache *c, int layer, int head, int n) {
         refs[l->n_pages - 1] = freed;
     }
     l->n_items -= pages * cap;
-    c->n_items[0] -= pages * cap;
+    c->n_items[tier] -= pages * cap;
     c->n_appended = 0;
     cache_shrink(c, l, l->n_pages - pages);
     CACHE_ASSERT_SOUND(c);

@@ -38,6 +38,18 @@ int cache_segments(const cache *c, int layer, int head, int n_rows_appending, in
     return n + add_segments(c, &lists[0], 0, (int)lists[0].n_items + grows, grows, n_slot_sinks, seg + n);
 }
 
+int cache_n_before(const cache *c, int layer, int head, int tier, uint32_t pos, int *leading) {
+    const page_list *l = cache_list(c, layer, head, tier);
+    int n = 0;
+    *leading = 0;
+    for (uint32_t i = 0; i < l->n_items; i++) {
+        if (item_pos(c, l, tier, i) >= pos) continue;
+        *leading += n == (int)i;
+        n++;
+    }
+    return n;
+}
+
 static void copy_pos(const page_layout *p, const uint8_t *page, uint32_t first, uint32_t n, uint32_t *out) {
     if (p->pos_bytes) page_pos_column(p, page, (int)n, out);
     for (uint32_t i = 0; i < n && !p->pos_bytes; i++) out[i] = first + i;

@@ -4,16 +4,18 @@
 
 #include "engine/engine_impl.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 
-static size_t n_columns(const seq *s) { return (size_t)model_n_global(&s->e->m->p) * (size_t)s->e->m->p.n_kv; }
+static size_t n_columns(const seq *s) { return (size_t)seq_n_policy_layers(s) * (size_t)s->e->m->p.n_kv; }
 
 /* Items of the layers that the policy sees. */
 static size_t n_items(const seq *s) {
     const model_params *p = &s->e->m->p;
     size_t n = 0;
-    for (int l = 0; l < model_n_global(p); l++)
-        for (int h = 0; h < p->n_kv; h++) n += (size_t)cache_n_items_head(s->c, model_global_layer(p, l), h);
+    for (int l = 0; l < seq_n_policy_layers(s); l++)
+        for (int h = 0; h < p->n_kv; h++) n += (size_t)cache_n_items_head(s->c, seq_model_layer(s, l), h);
     return n;
 }
 
@@ -23,7 +25,7 @@ typedef struct columns {
     cache_change *changes;
     uint32_t *pos;
     float *score;
-    uint8_t *tier, *target;
+    uint8_t *tier, *target, *move; /* target: of items that the policy sees; move: of all, where it does not see all */
     size_t n_cols, n_items; /* used */
 } columns;
 
@@ -34,13 +36,14 @@ static MUST err columns_reserve(engine *e, seq **seqs, int n, columns *x) {
         items += n_items(seqs[i]);
     }
     items = (items / 4096 + 1) * 4096; /* ahead, so that growing sequences seldom come here */
-    TRY(scratch_need(&e->columns, MEM_POLICY, cols * (sizeof(policy_columns) + sizeof(cache_change)) + items * (2 * sizeof(uint32_t) + 2)));
+    TRY(scratch_need(&e->columns, MEM_POLICY, cols * (sizeof(policy_columns) + sizeof(cache_change)) + items * (2 * sizeof(uint32_t) + 3)));
     x->cols = e->columns.p;
     x->changes = (cache_change *)(x->cols + cols);
     x->pos = (uint32_t *)(x->changes + cols);
     x->score = (float *)(x->pos + items);
     x->tier = (uint8_t *)(x->score + items);
     x->target = x->tier + items;
+    x->move = x->target + items;
     return OK;
 }
 
@@ -48,57 +51,92 @@ static MUST err columns_reserve(engine *e, seq **seqs, int n, columns *x) {
  * first layer's columns: what stays in the nearest cache costs a fraction of what a step's weights push out. */
 typedef struct gathering {
     seq *s;
-    policy_columns *cols; /* of the sequence */
+    policy_columns *cols;        /* of the sequence */
+    const cache_change *changes; /* the same heads */
     bool decides;
     atomic_bool failed;   /* errors are written again by the first thread */
 } gathering;
 
-static void gather(const cache *c, int layer, int head, const policy_columns *to) {
+/* Does the policy see only a part of the layer's items, those that the next token sees? */
+static bool hides(const seq *s, int layer) { return policy_get_needs(s->pol)->all_layers && s->e->m->layers[layer].window; }
+
+/* Hidden items of a sliding layer leave the columns: what stays in them keeps its order. */
+static int leave_out_hidden(const item_columns *ic, const uint8_t *move) {
+    int n = 0;
+    for (int i = 0; i < ic->n; i++) {
+        if (move[i] == KV_DROP) continue;
+        ic->pos[n] = ic->pos[i];
+        ic->tier[n] = ic->tier[i];
+        ic->score[n++] = ic->score[i];
+    }
+    return n;
+}
+
+static void gather(const seq *s, const cache_change *x, policy_columns *to) {
     item_columns ic = {0, (uint32_t *)to->pos, (uint8_t *)to->tier, to->score};
-    cache_columns(c, layer, head, &ic);
+    cache_columns(s->c, x->layer, x->head, &ic);
+    if (hides(s, x->layer) && sliding_mark_hidden(s, x->layer, &ic, (uint8_t *)x->target)) to->n = leave_out_hidden(&ic, x->target);
+}
+
+/* What the policy said about the items of a sliding layer that it saw. Where that is nothing new, hidden ones stay too, in front of their
+ * lists, until their page goes. */
+static void take_targets(const seq *s, const cache_change *x, const policy_columns *c) {
+    uint8_t *move = (uint8_t *)x->target;
+    if (!hides(s, x->layer)) return;
+    if (!memcmp(c->target, c->tier, (size_t)c->n)) {
+        item_columns tiers = {0, NULL, move, NULL};
+        cache_columns(s->c, x->layer, x->head, &tiers);
+        return;
+    }
+    for (int i = 0, seen = 0; seen < c->n; i++)
+        if (move[i] != KV_DROP) move[i] = c->target[seen++];
 }
 
 static void decide_layer(gathering *g, int thread, const policy_columns *first, int l) {
-    const model_params *mp = &g->s->e->m->p;
+    int n_kv = g->s->e->m->p.n_kv;
     policy_columns own[POLICY_MAX_KV_HEADS];
-    for (int h = 0, at = 0; h < mp->n_kv; at += own[h++].n) {
-        own[h] = g->cols[l * mp->n_kv + h];
+    for (int h = 0, at = 0; h < n_kv; h++) {
+        own[h] = g->cols[l * n_kv + h];
         own[h].pos = first->pos + at;
         own[h].tier = first->tier + at;
         own[h].score = first->score + at;
-        gather(g->s->c, model_global_layer(mp, l), h, &own[h]);
+        at += own[h].n;
+        gather(g->s, &g->changes[l * n_kv + h], &own[h]);
     }
     if (policy_decode_layer(g->s->pol, g->s->state, thread, cache_n_tokens(g->s->c), own)) atomic_store(&g->failed, true);
+    else
+        for (int h = 0; h < n_kv; h++) take_targets(g->s, &g->changes[l * n_kv + h], &own[h]);
 }
 
 static void gather_body(const par *p, void *arg) {
     gathering *g = arg;
-    const model_params *mp = &g->s->e->m->p;
+    int n_kv = g->s->e->m->p.n_kv;
     ptrdiff_t lo, hi;
-    par_range(p, model_n_global(mp), &lo, &hi);
+    par_range(p, seq_n_policy_layers(g->s), &lo, &hi);
     for (int l = (int)lo; l < hi; l++) {
-        const policy_columns *c = g->cols + l * mp->n_kv;
-        if (g->decides) decide_layer(g, p->ith, g->cols + lo * mp->n_kv, l);
-        for (int h = 0; h < mp->n_kv && !g->decides; h++) gather(g->s->c, model_global_layer(mp, l), h, &c[h]);
+        if (g->decides) decide_layer(g, p->ith, g->cols + lo * n_kv, l);
+        for (int c = l * n_kv; c < (l + 1) * n_kv && !g->decides; c++) gather(g->s, &g->changes[c], &g->cols[c]);
     }
 }
 
 static MUST err decide_one(seq *s, columns *x) {
-    const model_params *p = &s->e->m->p;
-    gathering g = {.s = s, .cols = x->cols + x->n_cols, .decides = policy_decides_by_layer(s->pol)};
-    int n_tokens = cache_n_tokens(s->c);
-    for (int l = 0; l < model_n_global(p); l++)
-        for (int h = 0; h < p->n_kv; h++) {
+    int n_kv = s->e->m->p.n_kv, n_layers = seq_n_policy_layers(s), n_tokens = cache_n_tokens(s->c);
+    gathering g = {.s = s, .cols = x->cols + x->n_cols, .changes = x->changes + x->n_cols, .decides = policy_decides_by_layer(s->pol)};
+    for (int l = 0; l < n_layers; l++)
+        for (int h = 0; h < n_kv; h++) {
             size_t at = x->n_items;
-            int n = cache_n_items_head(s->c, model_global_layer(p, l), h);
+            int layer = seq_model_layer(s, l), n = cache_n_items_head(s->c, layer, h);
             x->cols[x->n_cols] = (policy_columns){l, h, n, x->pos + at, x->tier + at, x->score + at, x->target + at};
-            x->changes[x->n_cols++] = (cache_change){s->c, model_global_layer(p, l), h, x->target + at};
+            x->changes[x->n_cols++] = (cache_change){s->c, layer, h, (hides(s, layer) ? x->move : x->target) + at};
             x->n_items += (size_t)n;
         }
     if (g.decides) TRY(policy_decode_begin(s->pol, s->state, n_tokens, s->e->threads));
     par_run(s->e->threads, gather_body, &g);
     if (atomic_load(&g.failed)) return ERR(ERR_NOMEM, "out of memory: policy '%s' cannot decide at token %d", policy_describe(s->pol), n_tokens);
-    return g.decides ? policy_decode_end(s->pol, s->state, n_tokens) : policy_decode(s->pol, s->state, n_tokens, g.cols);
+    if (g.decides) return policy_decode_end(s->pol, s->state, n_tokens);
+    TRY(policy_decode(s->pol, s->state, n_tokens, g.cols));
+    for (int c = 0; c < n_layers * n_kv; c++) take_targets(s, &g.changes[c], &g.cols[c]);
+    return OK;
 }
 
 /* All sequences of one space. */

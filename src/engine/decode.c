@@ -99,26 +99,6 @@ static void decode_body(const par *p, void *arg) {
     if (a->logits) rows_logits(p, &r, a->logits);
 }
 
-/* Sliding layers hold one run of tier 0, of which whole pages are freed: what is older than the row's window is left out. */
-static void see_window(attn_job *j, int row, int window) {
-    attn_segment *s = &j->seg[j->n_segs - 1];
-    s->n_items += row;
-    s->grows = false;
-    j->live.on = false;
-    int hidden = s->n_items - window;
-    if (hidden <= 0) return;
-    s->first += hidden;
-    s->n_items -= hidden;
-}
-
-/* Pages of items that the n_newest last rows and all later ones do not see. */
-static void free_hidden(const engine *e, cache *c, int n_newest) {
-    const model_params *mp = &e->m->p;
-    for (int l = 0; l < mp->n_layers; l++)
-        for (int h = 0; h < mp->n_kv && e->m->layers[l].window; h++)
-            cache_drop_oldest(c, l, h, cache_n_items(c, l, h, 0) - n_newest - (e->m->layers[l].window - 1));
-}
-
 /* Rows first .. first + n - 1 of a group (n = 1 in a sliding layer) and one KV head. */
 static attn_job make_job(const decode *a, const row_group *grp, int layer, int head, int first, int n) {
     const engine *e = a->e;
@@ -135,7 +115,7 @@ static attn_job make_job(const decode *a, const row_group *grp, int layer, int h
     if (a->rotates_k && need->slot_sinks) j.q[ATTN_SLOT_ROTATED] = (float *)e->q_slot_rotated.p + at;
     if (a->rotates_v) j.out_rotated = (float *)e->attn_rotated.p + at;
     j.n_segs = cache_segments(grp->s->c, layer, head, grp->n, window ? 0 : need->slot_sinks, j.seg);
-    if (window) see_window(&j, first, window);
+    if (window) sliding_see(grp->s, layer, head, first, &j);
     return j;
 }
 
@@ -197,13 +177,13 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     }
     TRY(decode_reserve(&a));
     for (int g = 0; g < n_groups; g++) {
-        free_hidden(e, groups[g].s->c, 0);
+        TRY(sliding_free(groups[g].s, 0));
         TRY(cache_reserve(groups[g].s->c, groups[g].n));
     }
     uint32_t *pos = e->ids_pos.p, *slot_pos = pos + m;
     for (int g = 0; g < n_groups; g++) {
         const cache *c = groups[g].s->c;
-        uint32_t have = (uint32_t)cache_n_tokens(c), evicted = have - (uint32_t)cache_n_items_head(c, model_global_layer(p, 0), 0);
+        uint32_t have = (uint32_t)cache_n_tokens(c), evicted = have - (uint32_t)cache_n_items_head(c, seq_model_layer(groups[g].s, 0), 0);
         for (int i = 0; i < groups[g].n; i++) {
             pos[groups[g].first + i] = have + (uint32_t)i;
             slot_pos[groups[g].first + i] = have + (uint32_t)i - evicted;
@@ -217,15 +197,16 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
     par_run(e->threads, decode_body, &a);
     for (int g = 0; g < n_groups; g++) {
         cache_commit(groups[g].s->c, groups[g].n);
-        if (groups[g].n > 1) free_hidden(e, groups[g].s->c, 1); /* what steps would have freed by now */
+        if (groups[g].n > 1) TRY(sliding_free(groups[g].s, 1)); /* what steps would have freed by now */
     }
     return OK;
 }
 
 MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits) {
     engine *e = s->e;
-    /* live scores; pressure, which comes row by row */
-    bool one_row = policy_get_needs(s->pol)->live.on || policy_on_pressure(s->pol);
+    /* live scores; pressure, which comes row by row; items of sliding layers out of order */
+    const policy_needs *need = policy_get_needs(s->pol);
+    bool one_row = need->live.on || policy_on_pressure(s->pol) || (need->all_layers && need->decides);
     for (int done = 0; done < n;) {
         int m = n - done;
         if (m > EXTEND_ROWS) m = EXTEND_ROWS;

@@ -58,9 +58,14 @@ const backend *engine_backend(const engine *e) { return e->m->be; }
 int engine_threads(const engine *e) { return e->threads; }
 int engine_context(const engine *e) { return e->context; }
 
+policy_shape policy_shape_of_model(const model_params *p, int context) {
+    return (policy_shape){.n_layers = model_n_global(p), .n_heads = p->n_heads, .n_kv = p->n_kv, .head_dim = p->head_dim, .context = context,
+                          .window = p->window, .n_all_layers = p->n_layers, .slide_period = p->slide_period};
+}
+
 policy_shape engine_policy_shape(const engine *e) {
     const model_params *p = &e->m->p;
-    return (policy_shape){model_n_global(p), p->n_heads, p->n_kv, p->head_dim, e->context, NULL, NULL};
+    return policy_shape_of_model(p, e->context);
 }
 
 MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_bytes, cache_space **out) {

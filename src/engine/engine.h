@@ -32,6 +32,7 @@ const backend *engine_backend(const engine *e);
 int engine_threads(const engine *e);
 int engine_context(const engine *e);
 policy_shape engine_policy_shape(const engine *e);
+policy_shape policy_shape_of_model(const model_params *p, int context);
 
 /* Chooses page layouts for a policy's tiers, binds them to it, and makes a pool for its sequences. `tokens_hint`: expected context. */
 typedef struct cache_space cache_space; /* layouts + pool; shared by sequences under policies with equal tiers */

@@ -29,6 +29,7 @@ struct engine {
     /* signals: sums of query moments, a matrix per head, statistics of a layer, scratch of their ops */
     scratch moment_sums, matrix, stats, signal_op;
     scratch probe_k, probe_v, probe_o, probe_lse, probe_norm, probe_rope;
+    scratch window_k, window_v, sliding; /* sliding layers under `layers: all` */
     /* decode: jobs of all layers, item columns of a decision */
     scratch jobs, columns, due;
 };
@@ -82,6 +83,7 @@ void prefill_scatter_kv(const par *p, const rows_pass *r, int first, int n_token
 typedef struct finish {
     seq *s;
     int n_tokens, n_tail;
+    int first;           /* position of item 0: 0, or of a view of a sliding layer */
     const float *k, *v;  /* [n_kv][n_tokens][d] */
     const float *q_tail, *o_tail; /* [n_tail][n_heads][d] queries, attention outputs */
     const float *lse_tail;        /* [n_heads][n_tail], row stride ld_lse */
@@ -92,12 +94,27 @@ typedef struct finish {
 } finish;
 MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers);
 MUST err finish_layer(const par *p, finish *f, int layer);
-uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot); /* of a sliding layer: [n_kv][n_tokens] */
+uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot); /* of a sliding layer that policies do not see: [n_kv][n_tokens] */
 
-/* The two halves that sequence-scope policies need apart. */
+/* The two halves that sequence-scope policies need apart; finish_hide in between, SPMD, drops what the window of the layer does not hold. */
+void finish_hide(const par *p, const finish *f, int layer, int layer_slot);
 void finish_signals(const par *p, finish *f, int layer, int layer_slot);
 policy_layer finish_policy_layer(finish *f, int layer, int layer_slot);
 MUST err finish_fill(const par *p, const finish *f, int layer, const policy_layer *l);
+
+/* Sliding layers (sliding.c). Layers as policies number them: how many, and from one numbering to the other (-1: not seen). */
+int seq_n_policy_layers(const seq *s);
+int seq_model_layer(const seq *s, int index);
+int seq_policy_layer(const seq *s, int layer);
+/* Position of the first of n tokens that a layer holds for the next one; 0 where it is global. */
+int sliding_first(const engine *e, int layer, int n_tokens);
+MUST err sliding_reserve(engine *e, const policy *pol, int n_tokens);
+finish sliding_view(const par *p, const finish *f, int layer); /* what signals are computed from; of a global layer *f as it is */
+void sliding_see(const seq *s, int layer, int head, int row, attn_job *j);
+/* Targets that keep items where they are and drop those that the next token does not see; returns how many. */
+int sliding_mark_hidden(const seq *s, int layer, const item_columns *ic, uint8_t *target);
+/* Frees what the n_newest last rows and all later ones do not see. */
+MUST err sliding_free(seq *s, int n_newest);
 
 /* Statistics of the whole prompt (statistics.c). */
 typedef struct statistics {
@@ -118,7 +135,7 @@ void statistics_layer(const par *p, const statistics *s, engine *e, int layer, i
 MUST err probe_prompt(engine *e, const snapshot *snap, const signal_request *req, float *out);
 
 /* Signals of one layer (signals.c). */
-MUST err signal_supported(const engine *e, const signal_request *r);
+MUST err signal_supported(const engine *e, const signal_request *r, bool all_layers);
 MUST err signals_reserve_op(engine *e);
 MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens);
 void signal_compute(const par *p, const finish *f, int layer, int i, float *out);

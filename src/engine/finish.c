@@ -2,6 +2,8 @@
  * both come through here, so a fork equals the real flow bit for bit. */
 #include "engine/engine_impl.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 
 static size_t signal_floats(const engine *e, int n_tokens) { return (size_t)e->m->p.n_heads * (size_t)n_tokens; }
@@ -12,6 +14,7 @@ MUST err finish_reserve(engine *e, const policy *pol, int n_tokens, int n_layers
     size_t n_items = (size_t)e->m->p.n_kv * (size_t)n_tokens * (size_t)n_layers;
     TRY(scratch_need(&e->target, MEM_POLICY, n_items));
     if (need->score_column) TRY(scratch_need(&e->live, MEM_POLICY, sizeof(float) * n_items));
+    TRY(sliding_reserve(e, pol, n_tokens));
     return signals_reserve(e, need, n_tokens);
 }
 
@@ -23,8 +26,11 @@ static float *signal_at(const finish *f, int layer_slot, int i) {
 }
 
 void finish_signals(const par *p, finish *f, int layer, int layer_slot) {
-    for (int i = 0; i < policy_get_needs(f->s->pol)->n_signals; i++) {
-        signal_compute(p, f, layer, i, signal_at(f, layer_slot, i));
+    int n = policy_get_needs(f->s->pol)->n_signals;
+    if (!n) return;
+    finish view = sliding_view(p, f, layer);
+    for (int i = 0; i < n; i++) {
+        signal_compute(p, &view, layer, i, signal_at(f, layer_slot, i));
         par_barrier(p);
     }
 }
@@ -32,9 +38,10 @@ void finish_signals(const par *p, finish *f, int layer, int layer_slot) {
 policy_layer finish_policy_layer(finish *f, int layer, int layer_slot) {
     const policy_needs *need = policy_get_needs(f->s->pol);
     const engine *e = f->s->e;
-    policy_layer l = {.layer = model_global_index(&e->m->p, layer), .n = f->n_tokens};
+    int first = sliding_first(e, layer, f->n_tokens);
+    policy_layer l = {.layer = seq_policy_layer(f->s, layer), .n = f->n_tokens - first, .first = first, .ld = f->n_tokens};
     for (int i = 0; i < need->n_signals; i++) l.signal[i] = signal_at(f, layer_slot, i);
-    size_t at = (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)layer_slot;
+    size_t at = (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)layer_slot + (size_t)first;
     l.target = (uint8_t *)e->target.p + at;
     if (need->score_column) l.live = (float *)e->live.p + at;
     return l;
@@ -42,28 +49,35 @@ policy_layer finish_policy_layer(finish *f, int layer, int layer_slot) {
 
 /* Survivors into their tiers, and the scores that decode goes on from beside them. */
 MUST err finish_fill(const par *p, const finish *f, int layer, const policy_layer *l) {
-    TRY(cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, l->target));
+    const uint8_t *target = l->target - l->first;
+    TRY(cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, target));
     if (l->live) {
-        cache_fill_scores(f->s->c, p, layer, f->n_tokens, l->live, l->target);
+        cache_fill_scores(f->s->c, p, layer, f->n_tokens, l->live - l->first, target);
         par_barrier(p);
     }
     return OK;
 }
 
+static uint8_t *targets_at(const finish *f, int slot) {
+    return (uint8_t *)f->s->e->target.p + (size_t)f->s->e->m->p.n_kv * (size_t)f->n_tokens * (size_t)slot;
+}
+
 /* The next token sees itself and window - 1 tokens before it; older ones are freed whatever the policy. */
-uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot) {
+void finish_hide(const par *p, const finish *f, int layer, int slot) {
     const engine *e = f->s->e;
-    uint8_t *target = (uint8_t *)e->target.p + (size_t)e->m->p.n_kv * (size_t)f->n_tokens * (size_t)slot;
-    int n = f->n_tokens, hidden = n - (e->m->layers[layer].window - 1);
-    if (p->ith == 0)
-        for (int h = 0; h < e->m->p.n_kv; h++)
-            for (int i = 0; i < n; i++) target[(size_t)h * (size_t)n + (size_t)i] = i < hidden ? KV_DROP : 0;
+    int hidden = sliding_first(e, layer, f->n_tokens);
+    for (int h = 0; h < e->m->p.n_kv && p->ith == 0 && hidden; h++) memset(targets_at(f, slot) + (size_t)h * (size_t)f->n_tokens, KV_DROP, (size_t)hidden);
     par_barrier(p);
-    return target;
+}
+
+uint8_t *finish_window_target(const par *p, finish *f, int layer, int slot) {
+    if (p->ith == 0) memset(targets_at(f, slot), 0, (size_t)f->s->e->m->p.n_kv * (size_t)f->n_tokens);
+    finish_hide(p, f, layer, slot);
+    return targets_at(f, slot);
 }
 
 MUST err finish_layer(const par *p, finish *f, int layer) {
-    if (f->s->e->m->layers[layer].window)
+    if (seq_policy_layer(f->s, layer) < 0)
         return cache_fill(f->s->c, p, layer, f->n_tokens, f->k, f->v, finish_window_target(p, f, layer, 0));
     double start = clock_now();
     finish_signals(p, f, layer, 0);
@@ -72,7 +86,7 @@ MUST err finish_layer(const par *p, finish *f, int layer) {
         f->e = policy_prefill(f->s->pol, f->s->state, &l, 1);
         f->s->policy_seconds += clock_now() - start;
     }
-    par_barrier(p);
+    finish_hide(p, f, layer, 0);
     if (f->e != OK) return f->e;
     return finish_fill(p, f, layer, &l);
 }

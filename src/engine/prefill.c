@@ -241,20 +241,25 @@ static void fork_signals_body(const par *p, void *arg) {
     fork_args *a = arg;
     const model *m = a->s->e->m;
     for (int i = 0; i < m->p.n_layers; i++) {
-        if (m->layers[i].window) continue;
+        int slot = seq_policy_layer(a->s, i);
+        if (slot < 0) continue;
         fork_load(p, a, i);
-        finish_signals(p, &a->fin, i, model_global_index(&m->p, i));
+        finish_signals(p, &a->fin, i, slot);
     }
 }
 static void fork_fill_body(const par *p, void *arg) {
     fork_args *a = arg;
     const model *m = a->s->e->m;
     for (int i = 0; i < m->p.n_layers; i++) {
-        int slot = model_global_index(&m->p, i);
+        int slot = seq_policy_layer(a->s, i);
         fork_load(p, a, i);
         policy_layer y = {0};
-        if (m->layers[i].window) y.target = finish_window_target(p, &a->fin, i, m->p.n_layers - 1); /* no global layer's */
-        else y = finish_policy_layer(&a->fin, i, slot);
+        if (slot < 0) {
+            y.target = finish_window_target(p, &a->fin, i, m->p.n_layers - 1); /* no global layer's */
+        } else {
+            y = finish_policy_layer(&a->fin, i, slot);
+            finish_hide(p, &a->fin, i, slot);
+        }
         err r = finish_fill(p, &a->fin, i, &y);
         if (r != OK) {
             if (p->ith == 0) a->e_out = r;
@@ -265,16 +270,16 @@ static void fork_fill_body(const par *p, void *arg) {
 static MUST err fork_sequence_scope(fork_args *a) {
     engine *e = a->s->e;
     const model_params *mp = &e->m->p;
-    int n_global = model_n_global(mp);
+    int n_layers = seq_n_policy_layers(a->s);
     double start = clock_now();
     par_run(e->threads, fork_signals_body, a);
     policy_layer *layers;
-    TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_global, &layers));
+    TRY(mem_alloc(MEM_POLICY, sizeof *layers * (size_t)n_layers, &layers));
     for (int i = 0; i < mp->n_layers; i++) {
-        int g = model_global_index(mp, i);
-        if (!e->m->layers[i].window) layers[g] = finish_policy_layer(&a->fin, i, g);
+        int slot = seq_policy_layer(a->s, i);
+        if (slot >= 0) layers[slot] = finish_policy_layer(&a->fin, i, slot);
     }
-    err r = policy_prefill(a->s->pol, a->s->state, layers, n_global);
+    err r = policy_prefill(a->s->pol, a->s->state, layers, n_layers);
     mem_free(layers);
     a->s->policy_seconds += clock_now() - start;
     if (r != OK) return r;

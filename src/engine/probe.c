@@ -2,7 +2,8 @@
  * from the rows of the repetition is taken (KVzip). Nothing of it stays: keys and values of a repetition live for one layer only.
  *
  * Rows of a repetition see everything, as they would in a conversation; the softmax of the score has only the first four positions,
- * the chunk's own items and the rows themselves in its denominator.
+ * the chunk's own items and the rows themselves in its denominator. A row of a sliding layer has there all that its window holds, as the
+ * model's own attention does; both are the same where one chunk is the prompt.
  *
  * KVzip+ divides each row's attention by the norm of the row's input of attention (behind the layer's norm): p / |x| = e^(s - lse - ln |x|),
  * so the row's log-sum-exp carries it. */
@@ -18,7 +19,7 @@ typedef struct probe {
     const snapshot *snap;
     int n, from, to, n_sinks, n_rows; /* prompt; the chunk; keys of the score before it; rows of the repetition */
     const int32_t *ids;               /* [n_rows] */
-    bool normalised;                  /* KVzip+ */
+    bool normalised, sliding;         /* KVzip+; sliding layers are measured too */
     rope_table rope, rope_local;      /* of global and of sliding layers */
     float *out;                       /* [n_layers][n_heads][n] */
 } probe;
@@ -85,6 +86,15 @@ static void divide_by_norms(const par *p, const probe *a, float *lse, size_t ld_
     par_barrier(p);
 }
 
+/* Scores of the chunk, which begin at item `first` of n in each row. */
+static void keep_scores(const par *p, const probe *a, int layer, int n, int first) {
+    size_t n_heads = (size_t)a->e->m->p.n_heads;
+    for (size_t h = (size_t)p->ith; h < n_heads; h += (size_t)p->nth)
+        memcpy(a->out + ((size_t)layer * n_heads + h) * (size_t)a->n + (size_t)a->from,
+               (float *)a->e->probe_o.p + h * (size_t)n + (size_t)first, sizeof(float) * (size_t)(a->to - a->from));
+    par_barrier(p);
+}
+
 static void score_chunk(const par *p, const probe *a, int layer) {
     engine *e = a->e;
     const model_params *mp = &e->m->p;
@@ -104,10 +114,22 @@ static void score_chunk(const par *p, const probe *a, int layer) {
                       .scratch = e->signal_op.p};
     e->m->be->attn_columns(p, &c);
     par_barrier(p);
-    for (int h = p->ith; h < mp->n_heads; h += p->nth)
-        memcpy(a->out + ((size_t)layer * (size_t)mp->n_heads + (size_t)h) * (size_t)a->n + (size_t)a->from,
-               (float *)e->probe_o.p + (size_t)h * (size_t)scored + (size_t)a->n_sinks, sizeof(float) * (size_t)(a->to - a->from));
+    keep_scores(p, a, layer, scored, a->n_sinks);
+}
+
+/* The rows' attention is the model's, whose log-sum-exps are there. */
+static void score_sliding_chunk(const par *p, const probe *a, int layer) {
+    engine *e = a->e;
+    const model_params *mp = &e->m->p;
+    int all = a->n + a->n_rows;
+    if (a->normalised) divide_by_norms(p, a, (float *)e->probe_lse.p + a->n, (size_t)all);
+    attn_columns c = {.q = (float *)e->q.p + (size_t)a->n * (size_t)mp->n_heads * (size_t)mp->head_dim, .lse = (float *)e->probe_lse.p + a->n, .k = e->kh.p,
+                      .out = e->probe_o.p, .ld_lse = (size_t)all, .first = a->n, .n_rows = a->n_rows, .n_tokens = all, .n_heads = mp->n_heads,
+                      .n_kv = mp->n_kv, .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = 1, .window = e->m->layers[layer].window, .max = true,
+                      .scratch = e->signal_op.p};
+    e->m->be->attn_columns(p, &c);
     par_barrier(p);
+    keep_scores(p, a, layer, all, a->from);
 }
 
 static void probe_body(const par *p, void *arg) {
@@ -126,12 +148,15 @@ static void probe_body(const par *p, void *arg) {
             rows_rope_and_round(p, &r, y);
             prefill_scatter_kv(p, &r, first, all);
         }
-        if (!y->window) score_chunk(p, a, layer); /* policies do not ask about sliding layers */
-        if (layer + 1 == mp->n_layers) break;
-        attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .first = a->n, .n_tokens = all, .n_heads = mp->n_heads,
+        bool measured = y->window && a->sliding;
+        if (!y->window) score_chunk(p, a, layer);
+        if (layer + 1 == mp->n_layers && !measured) break;
+        attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = measured ? e->probe_lse.p : NULL, .first = a->n, .n_tokens = all, .n_heads = mp->n_heads,
                            .n_kv = mp->n_kv, .head_dim = mp->head_dim, .window = y->window, .scale = mp->attn_scale, .scratch = e->op.p};
         e->m->be->attn_prefill(p, &at);
         par_barrier(p);
+        if (measured) score_sliding_chunk(p, a, layer);
+        if (layer + 1 == mp->n_layers) break;
         for (int first = a->n; first < all; first += PREFILL_ROWS) {
             rows_pass r = rows_at(a, y, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
             rows_output_and_ffn(p, &r, y);
@@ -220,7 +245,7 @@ static MUST err probe_chunks(engine *e, const snapshot *snap, const signal_reque
         int to = snap->n_tokens - from < req->rows ? snap->n_tokens : from + req->rows;
         token_list ids = {0};
         probe a = {.e = e, .snap = snap, .n = snap->n_tokens, .from = from, .to = to, .n_sinks = from < PROBE_SINKS ? from : PROBE_SINKS,
-                   .normalised = req->unit != 0, .out = out};
+                   .normalised = req->unit != 0, .sliding = req->sliding != 0, .out = out};
         err r = make_rows(e, snap, f, from, to, &ids);
         a.ids = ids.ids;
         a.n_rows = ids.n;

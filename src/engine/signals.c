@@ -9,9 +9,9 @@
 
 #include "format/rotate.h"
 
-MUST err signal_supported(const engine *e, const signal_request *r) {
+MUST err signal_supported(const engine *e, const signal_request *r, bool all_layers) {
     const backend *be = e->m->be;
-    bool plain = !r->group_max && (r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r));
+    bool plain = !all_layers && !r->group_max && (r->kind == SIGNAL_WINDOW_MASS || signal_per_kv(r));
     if (plain || (be->attn_columns && be->item_form && be->attn_change && be->row_moments && be->signal_scratch_bytes)) return OK;
     return ERR(ERR_UNSUPPORTED, "backend %s does not measure the signals that this policy's score asks for; cpu and reference do", be->name);
 }
@@ -32,7 +32,7 @@ MUST err signals_reserve(engine *e, const policy_needs *need, int n_tokens) {
     TRY(signals_reserve_op(e));
     for (int i = 0; i < need->n_signals; i++) {
         const signal_request *r = &need->signals[i];
-        TRY(signal_supported(e, r));
+        TRY(signal_supported(e, r, need->all_layers));
         if (r->kind == SIGNAL_WINDOW_MASS && !r->group_max) {
             attn_mass a = {.n_rows = r->rows, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim};
             TRY(scratch_need(&e->op, MEM_SCRATCH, e->m->be->mass_scratch_bytes(&a, e->threads)));
@@ -91,12 +91,12 @@ static int keep_least(int *at, int n, int kept, uint64_t *keys, float *cosine) {
     return m;
 }
 
-static void key_cosine(const par *p, const finish *f, const signal_request *r, float *out) {
+static void key_cosine(const par *p, const finish *f, int layer, const signal_request *r, float *out) {
     engine *e = f->s->e;
     int d = e->m->p.head_dim, n = f->n_tokens, kept = n, block = n;
     size_t room = cosine_doubles(e, r, n) + (size_t)n;
     if (r->rows) {
-        kept = policy_prompt_kept(f->s->pol, n);
+        kept = policy_prompt_kept(f->s->pol, layer, f->first + n);
         block = r->rows;
     }
     for (int h = p->ith; h < e->m->p.n_kv; h += p->nth) {
@@ -135,8 +135,8 @@ static void value_output(const par *p, const finish *f, int layer, const signal_
 }
 
 /* Mean rotation over the future positions, one 2 x 2 block (cos, sin) per pair of channels; angles in f64 as in the model. */
-static void mean_rotation(const model *m, int i, int n_tokens, int future, double *c, double *s) {
-    double theta = model_rope_theta(m, i);
+static void mean_rotation(const model *m, bool local, int i, int n_tokens, int future, double *c, double *s) {
+    double theta = model_rope_theta(m, local, i);
     *c = *s = 0;
     for (int t = 0; t < future; t++) {
         *c += cos((n_tokens + t) * theta);
@@ -191,16 +191,20 @@ static double expected_logits(const float *mu, const float *k, int n, int d, dou
     return max;
 }
 
-/* softmax over items first .. n - 1 of mu.k scale + k.C k scale^2 / 2; 0 for the items before. */
-static void expected_mass(const par *p, const finish *f, const signal_request *r, const float *stat, float *out) {
+/* softmax over the items from position `first` on of mu.k scale + k.C k scale^2 / 2; 0 for those before. Of a sliding layer the future
+ * ends where the query no longer sees the prompt. */
+static void expected_mass(const par *p, const finish *f, int layer, const signal_request *r, const float *stat, float *out) {
     engine *e = f->s->e;
     const model_params *mp = &e->m->p;
-    int d = mp->head_dim, n = f->n_tokens, group = mp->n_heads / mp->n_kv, first = r->first < n ? r->first : n;
+    int d = mp->head_dim, n = f->n_tokens, group = mp->n_heads / mp->n_kv, window = e->m->layers[layer].window;
+    int first = r->first > f->first ? r->first - f->first : 0, future = window && r->future > window - 1 ? window - 1 : r->future;
+    bool local = e->m->layers[layer].rope == &e->m->rope_local;
+    if (first > n) first = n;
     size_t per_head = (size_t)(d + d * d);
     double *rotation = e->matrix.p; /* [rope_dims / 2][2] */
     float *moments = (float *)(rotation + d);
     for (int i = p->ith; i < mp->rope_dims / 2; i += p->nth)
-        mean_rotation(e->m, i, n, r->future, &rotation[2 * i], &rotation[2 * i + 1]);
+        mean_rotation(e->m, local, i, f->first + n, future, &rotation[2 * i], &rotation[2 * i + 1]);
     par_barrier(p);
     for (int h = p->ith; h < mp->n_heads; h += p->nth) rotate_moments(e, rotation, stat + (size_t)h * per_head, moments + (size_t)h * per_head);
     par_barrier(p);
@@ -223,10 +227,10 @@ static void window_mass(const par *p, const finish *f, const signal_request *r, 
     engine *e = f->s->e;
     const model_params *mp = &e->m->p;
     size_t row = (size_t)mp->n_heads * (size_t)mp->head_dim, at = (size_t)(f->n_tail - rows);
-    if (r->group_max) { /* the probabilities of a row's query heads side by side: from its log-sum-exps */
+    if (r->group_max || f->first) { /* a row's query heads side by side, or what it sees before the items: from its log-sum-exps */
         attn_columns a = {.q = f->q_tail + at * row, .lse = f->lse_tail + at, .k = f->k, .out = out, .ld_lse = f->ld_lse,
                           .first = f->n_tokens - rows, .n_rows = rows, .n_tokens = f->n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
-                          .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .max = r->max, .group_max = true,
+                          .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .max = r->max, .group_max = r->group_max,
                           .scratch = e->signal_op.p};
         e->m->be->attn_columns(p, &a);
         return;
@@ -293,7 +297,7 @@ static void stored_error(const par *p, const finish *f, int tier, bool of_key, f
 void signal_compute(const par *p, const finish *f, int layer, int i, float *out) {
     const signal_request *r = &policy_get_needs(f->s->pol)->signals[i];
     const model_params *mp = &f->s->e->m->p;
-    int rows = r->rows < f->n_tail ? r->rows : f->n_tail;
+    int n = f->n_tokens, n_rows = n < f->n_tail ? n : f->n_tail, rows = r->rows < n_rows ? r->rows : n_rows;
     const float *stat = f->stat[i] ? f->stat[i] + (size_t)layer * f->stat_stride[i] : NULL;
     switch ((signal_kind)r->kind) {
     case SIGNAL_WINDOW_MASS: window_mass(p, f, r, rows, out); break;
@@ -302,16 +306,16 @@ void signal_compute(const par *p, const finish *f, int layer, int i, float *out)
     case SIGNAL_QUERY_NORM: query_norm(p, f, rows, out); break;
     case SIGNAL_KEY_ERROR: stored_error(p, f, r->tier, true, out); break;
     case SIGNAL_VALUE_ERROR: stored_error(p, f, r->tier, false, out); break;
-    case SIGNAL_EXPECTED_MASS: expected_mass(p, f, r, stat, out); break;
+    case SIGNAL_EXPECTED_MASS: expected_mass(p, f, layer, r, stat, out); break;
     case SIGNAL_KEY_NORM: row_norms(p, f, f->k, out); break;
     case SIGNAL_VALUE_NORM: row_norms(p, f, f->v, out); break;
-    case SIGNAL_KEY_COSINE: key_cosine(p, f, r, out); break;
+    case SIGNAL_KEY_COSINE: key_cosine(p, f, layer, r, out); break;
     case SIGNAL_VALUE_OUTPUT: value_output(p, f, layer, r, out); break;
     case SIGNAL_ALL_MASS:
     case SIGNAL_PROBE_MASS: { /* the statistic is the signal */
         ptrdiff_t lo, hi;
-        par_range(p, (ptrdiff_t)(r->group_max ? mp->n_kv : mp->n_heads) * f->n_tokens, &lo, &hi);
-        memcpy(out + lo, stat + lo, sizeof(float) * (size_t)(hi - lo));
+        par_range(p, r->group_max ? mp->n_kv : mp->n_heads, &lo, &hi);
+        for (ptrdiff_t h = lo; h < hi; h++) memcpy(out + h * n, stat + h * (f->first + n) + f->first, sizeof(float) * (size_t)n);
     }
     }
 }

@@ -24,7 +24,7 @@ MUST err engine_declare(engine *e, const policy *p) {
     const policy_needs *need = policy_get_needs(p);
     for (int i = 0; i < need->n_signals; i++) {
         const signal_request *r = &need->signals[i];
-        TRY(signal_supported(e, r));
+        TRY(signal_supported(e, r, need->all_layers));
         bool known = !statistic_needed(r) || r->kind == SIGNAL_PROBE_MASS || e->n_declared == SNAPSHOT_MAX_STATS;
         for (int k = 0; k < e->n_declared && !known; k++) known = !memcmp(&e->declared[k], r, sizeof *r);
         if (!known) e->declared[e->n_declared++] = *r;
@@ -92,7 +92,8 @@ void statistics_layer(const par *p, const statistics *s, engine *e, int layer, i
         } else {
             attn_columns a = {.q = e->q.p, .lse = e->lse.p, .k = e->kh.p, .out = out, .ld_lse = (size_t)n_tokens, .first = 0,
                               .n_rows = n_tokens, .n_tokens = n_tokens, .n_heads = mp->n_heads, .n_kv = mp->n_kv,
-                              .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .lag = r->lag, .max = r->max, .group_max = r->group_max,
+                              .head_dim = mp->head_dim, .scale = mp->attn_scale, .power = r->power, .lag = r->lag, .window = e->m->layers[layer].window,
+                              .max = r->max, .group_max = r->group_max,
                               .scratch = e->signal_op.p};
             e->m->be->attn_columns(p, &a);
         }

@@ -124,8 +124,9 @@ static MUST err load_layer(loader *l, int i) {
     return load_vectors(l, i);
 }
 
-double model_rope_theta(const model *m, int i) {
+double model_rope_theta(const model *m, bool local, int i) {
     const model_params *p = &m->p;
+    if (local) return pow((double)p->rope_base_local, -2.0 * i / p->rope_dims);
     return pow((double)p->rope_base, -2.0 * i / p->rope_dims) * (double)p->rope_scale / (m->rope_factors ? (double)m->rope_factors[i] : 1);
 }
 
@@ -140,7 +141,7 @@ static void fill_pair(double theta, int n_pos, size_t half, float *cs, float *sn
 void model_fill_rope(const model *m, bool local, int n_pos, float *cs, float *sn) {
     const model_params *p = &m->p;
     for (int i = 0, half = p->rope_dims / 2; i < half; i++)
-        fill_pair(local ? pow((double)p->rope_base_local, -2.0 * i / p->rope_dims) : model_rope_theta(m, i), n_pos, (size_t)half, cs + i, sn + i);
+        fill_pair(model_rope_theta(m, local, i), n_pos, (size_t)half, cs + i, sn + i);
 }
 
 static MUST err make_rope(const model *m, bool local, int n_pos, rope_table *out) {

@@ -26,7 +26,7 @@ typedef struct model_params {
 static inline bool model_layer_slides(const model_params *p, int layer) {
     return p->all_slide || (p->slide_period > 0 && (layer + 1) % p->slide_period != 0);
 }
-/* Policies act on global layers only: their number, and a layer's number among them. */
+/* Global layers: their number, and a layer's number among them. */
 static inline int model_n_global(const model_params *p) {
     return p->all_slide ? 0 : p->slide_period > 0 ? p->n_layers / p->slide_period : p->n_layers;
 }
@@ -75,8 +75,8 @@ MUST err model_read_params(const gguf *g, model_params *out);
 /* A context (0 = the model's own) that a window of every layer covers leaves nothing to slide: then all layers are global. */
 void model_params_bound(model_params *p, int context);
 void model_embed_row(const model *m, int32_t id, float *out /* [n_embd] */);
-/* Angle of rotary pair i per position of global layers; cos and sin, each [n_pos][rope_dims/2], of global or (local) gemma3's sliding ones. */
-double model_rope_theta(const model *m, int i);
+/* Angle of rotary pair i per position, of global or (local) gemma3's sliding layers; cos and sin, each [n_pos][rope_dims/2]. */
+double model_rope_theta(const model *m, bool local, int i);
 void model_fill_rope(const model *m, bool local, int n_pos, float *cos, float *sin);
 /* Row of a layer's output projection: [n_heads * head_dim] weights of one output. */
 void model_output_row(const model *m, int layer, int row, float *out);

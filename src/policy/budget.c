@@ -116,16 +116,23 @@ double budget_items_bytes(const struct policy *p, const int *per_tier) {
     return bytes;
 }
 
+double budget_layer_bytes(const struct policy *p, int layer, int n_tokens) {
+    return p->budget.amount * window_sees(policy_layer_window(p, layer), n_tokens) * p->shape.head_dim * 4 * p->shape.n_kv;
+}
+
 double budget_sequence_bytes(const struct policy *p, int n_tokens) {
-    return p->budget.amount * n_tokens * p->shape.head_dim * 4 * p->shape.n_layers * p->shape.n_kv;
+    double bytes = 0;
+    if (!p->needs.all_layers) return p->budget.amount * n_tokens * p->shape.head_dim * 4 * p->shape.n_layers * p->shape.n_kv;
+    for (int l = 0; l < p->shape.n_layers; l++) bytes += budget_layer_bytes(p, l, n_tokens);
+    return bytes;
 }
 
 double budget_head_share(const struct policy *p) { return (double)TABLE_CACHE_BYTES / (p->shape.n_layers * p->shape.n_kv); }
 
 /* Items of a head by tier, when it keeps so many. */
-static int count_tiers(const struct policy *p, int n_tokens, int kept, int *per_tier /* [KV_MAX_TIERS], zeroed */) {
+static int count_tiers(const struct policy *p, int window, int n_tokens, int kept, int *per_tier /* [KV_MAX_TIERS], zeroed */) {
     int n_sink, n_recent;
-    protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
+    protect_count(&p->protect, window, n_tokens, &n_sink, &n_recent);
     int n_rest = kept - n_sink - n_recent;
     if (n_rest < 0) n_rest = 0;
     const stage_use *tier = policy_placer(p);
@@ -138,63 +145,64 @@ static int count_tiers(const struct policy *p, int n_tokens, int kept, int *per_
     return n_rest;
 }
 
-double budget_head_bytes(const struct policy *p, int n_tokens, int kept) {
-    int per_tier[KV_MAX_TIERS] = {0}, n_rest = count_tiers(p, n_tokens, kept, per_tier);
+double budget_head_bytes(const struct policy *p, int window, int n_tokens, int kept) {
+    int per_tier[KV_MAX_TIERS] = {0}, n_rest = count_tiers(p, window, n_tokens, kept, per_tier);
     double bytes = budget_head_share(p) + budget_items_bytes(p, per_tier);
     if (p->use[STAGE_QUOTA].st->budgeted && !p->use[STAGE_QUOTA].st->even) bytes += unequal_bytes(p, n_rest);
     return bytes;
 }
 
-static double head_pages(const struct policy *p, int n_tokens, int kept) {
+static double head_pages(const struct policy *p, int window, int n_tokens, int kept) {
     int per_tier[KV_MAX_TIERS] = {0}, pages = 0;
-    (void)count_tiers(p, n_tokens, kept, per_tier);
+    (void)count_tiers(p, window, n_tokens, kept, per_tier);
     for (int t = 0; t < p->needs.n_tiers; t++) pages += (per_tier[t] + p->page_items[t] - 1) / p->page_items[t];
     return pages;
 }
 
-/* Largest count in [lo, n_tokens] whose bytes or pages are within the limit; both grow with the count because one more item never lowers
+/* Largest count in [lo, most] whose bytes or pages are within the limit; both grow with the count because one more item never lowers
  * another's tier. (Where one more item completes a group they may fall: then the count found is within the limit, not always the largest.) */
-static int solve(const struct policy *p, double (*cost)(const struct policy *, int, int), double limit, int n_tokens, int lo, bool *clamped) {
-    if (cost(p, n_tokens, lo) > limit) {
+static int solve(const struct policy *p, double (*cost)(const struct policy *, int, int, int), double limit, int window, int n_tokens, int lo, bool *clamped) {
+    if (cost(p, window, n_tokens, lo) > limit) {
         *clamped = true;
         return lo;
     }
-    int hi = n_tokens + 1; /* lo fits, hi does not */
+    int hi = window_holds(window, n_tokens) + 1; /* lo fits, hi does not */
     while (hi - lo > 1) {
         int mid = lo + (hi - lo) / 2;
-        if (cost(p, n_tokens, mid) <= limit) lo = mid;
+        if (cost(p, window, n_tokens, mid) <= limit) lo = mid;
         else hi = mid;
     }
     return lo;
 }
 
-int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped) {
+int budget_kept(const struct policy *p, int window, int n_prompt, int n_tokens, bool *clamped) {
     const budget *b = &p->budget;
-    int n_sink, n_recent, n_ref = b->proportional || n_prompt == 0 ? n_tokens : n_prompt;
-    protect_count(&p->protect, n_tokens, &n_sink, &n_recent);
-    int least = n_sink + n_recent, kept = n_tokens;
-    if (least < 1) least = n_tokens < 1 ? 0 : 1;
+    int n_sink, n_recent, most = window_holds(window, n_tokens), n_past = b->proportional || n_prompt == 0 ? n_tokens : n_prompt;
+    int n_ref = window_holds(window, n_past);
+    protect_count(&p->protect, window, n_tokens, &n_sink, &n_recent);
+    int least = n_sink + n_recent, kept = most;
+    if (least < 1) least = most < 1 ? 0 : 1;
     switch (b->unit) {
-    case BUDGET_NONE: return n_tokens;
+    case BUDGET_NONE: return most;
     case BUDGET_RATIO: kept = budget_ratio_tokens(b->amount, n_ref); break;
     case BUDGET_TOKENS: kept = (int)b->amount; break;
     case BUDGET_RATE: kept = budget_rate_tokens(b->amount, b->floor, b->step, n_ref); break;
     case BUDGET_BYTES: {
-        double limit = b->amount * (double)n_ref * p->shape.head_dim * 4;
+        double limit = b->amount * (double)window_sees(window, n_past) * p->shape.head_dim * 4;
         int n_layers = p->shape.n_layers, rest = n_layers - p->skip_layers;
-        if (p->skip_layers && rest) limit = (limit * n_layers - p->skip_layers * budget_head_bytes(p, n_tokens, n_tokens)) / rest;
-        if (rest) kept = solve(p, budget_head_bytes, limit, n_tokens, least, clamped);
-        else if (budget_head_bytes(p, n_tokens, n_tokens) > limit) *clamped = true; /* all layers keep everything */
+        if (p->skip_layers && rest) limit = (limit * n_layers - p->skip_layers * budget_head_bytes(p, window, n_tokens, most)) / rest;
+        if (rest) kept = solve(p, budget_head_bytes, limit, window, n_tokens, least, clamped);
+        else if (budget_head_bytes(p, window, n_tokens, most) > limit) *clamped = true; /* all layers keep everything */
         break;
     }
     case BUDGET_PAGES:
         if (p->use[STAGE_QUOTA].st->chunks) kept = (int)b->amount * policy_chunk(p, 0);
-        else kept = solve(p, head_pages, b->amount, n_tokens, least, clamped);
+        else kept = solve(p, head_pages, b->amount, window, n_tokens, least, clamped);
         break;
     }
     if (kept < least) {
         kept = least;
         *clamped = true;
     }
-    return kept < n_tokens ? kept : n_tokens;
+    return kept < most ? kept : most;
 }

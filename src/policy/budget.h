@@ -27,20 +27,22 @@ int budget_ratio_tokens(double ratio, int n);
 /* Tokens kept of n at a compression rate, as KV-Compress's scripts set them: max(floor, floor((n / rate - 1) / step) * step). */
 int budget_rate_tokens(double rate, int floor_tokens, int step, int n);
 
-/* Items per (layer, KV head) of a sequence of n_tokens tokens whose prompt had n_prompt; never below the protected items (then
+/* Items per KV head of a layer with that window (0: global) of a sequence of n_tokens tokens whose prompt had n_prompt. A sliding layer is
+ * budgeted by what it would hold uncompressed, min(length, window). Never below the protected items (then
  * *clamped is set) and never above n_tokens. A byte budget is met by bisection on this count: payload, metadata and columns
  * of the kept items, as their tiers would store them, and the head's page tables, over n * head_dim * 4 (an f16 `full`); one in pages by
  * bisection on the pages that its tiers fill. Without a prompt
  * (n_prompt 0) the sequence's present length takes its place. */
-int budget_kept(const struct policy *p, int n_prompt, int n_tokens, bool *clamped);
+int budget_kept(const struct policy *p, int window, int n_prompt, int n_tokens, bool *clamped);
 /* Bytes and physical pages are solved against page layouts. */
 bool budget_needs_layouts(const struct policy *p);
 /* Live bytes of one head with so many items per tier: items and page tables. */
 double budget_items_bytes(const struct policy *p, const int *per_tier /* [KV_MAX_TIERS] */);
-/* What a byte budget allows a sequence of n_tokens prompt tokens. */
+/* What a byte budget allows a sequence of n_tokens prompt tokens; a layer of it. */
 double budget_sequence_bytes(const struct policy *p, int n_tokens);
+double budget_layer_bytes(const struct policy *p, int layer, int n_tokens);
 /* Its share of what a cache holds beside its heads. */
 double budget_head_share(const struct policy *p);
 /* The bytes that budget_kept counts for `kept` items of one head. */
-double budget_head_bytes(const struct policy *p, int n_tokens, int kept);
+double budget_head_bytes(const struct policy *p, int window, int n_tokens, int kept);
 #endif

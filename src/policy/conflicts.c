@@ -130,6 +130,24 @@ static err check_positions(const policy *p, const policy_parts *at) {
     return OK;
 }
 
+/* Sliding layers lose single items at any place, and differ from global ones in what they hold. */
+static err check_layers(const policy *p, const policy_parts *at) {
+    if (!p->needs.all_layers) return OK;
+    if (p->slot_positions)
+        return NODE_ERR(at->layers, "layers: all contradicts positions: slot: what leaves the window of a sliding layer leaves no one run behind the sinks");
+    for (int t = 0; t < p->needs.n_tiers; t++)
+        if (p->needs.tiers[t].k_channels)
+            return NODE_ERR(at->layers, "layers: all drops single tokens as they leave the window of a sliding layer, but tier %s holds groups of %d: use layers: "
+                            "global, or another tier", p->tier_names[t], KV_TOKEN_GROUP);
+    if (p->skip_layers && p->budget.unit == BUDGET_BYTES)
+        return NODE_ERR(at->layers, "layers: all with quota fixed: skip: %d leaves a budget in bytes to layers of different sizes: give it in tokens or a ratio", p->skip_layers);
+    for (int k = 0; k < STAGE_N_KINDS; k++)
+        if (p->plugins[k])
+            return NODE_ERR(at->layers, "layers: all contradicts %s plugin: plug-ins are promised prompts from position 0 on and one budget for all layers, "
+                            "which sliding layers do not have", stage_kind_name((stage_kind)k));
+    return OK;
+}
+
 static err check_protect(const policy *p, const policy_parts *at) {
     bool drops = policy_drops(p);
     if (p->protect.recent && !drops && p->needs.n_tiers == 1)
@@ -193,6 +211,7 @@ err policy_check_parts(policy *p, const policy_parts *at) {
     p->decode_drops = policy_drops(p) && known && (p->trigger.slack || p->trigger.every || p->trigger.pressure);
     TRY(check_item_groups(p, at));
     TRY(check_tiers(p, at));
+    TRY(check_layers(p, at));
     TRY(check_prompt_only(p, at));
     TRY(check_protect(p, at));
     TRY(check_trigger(p, at));

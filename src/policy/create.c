@@ -80,11 +80,24 @@ static err parse_tiers(policy *p, const node *n) {
     return OK;
 }
 
-/* Sliding layers keep their window in tier 0 under every policy. */
-static err check_layers(const node *n) {
+/* Whatever is written here, what leaves the window of a sliding layer goes; `global` keeps the rest of it in tier 0. */
+static err parse_layers(policy *p, const node *n) {
     const char *text = node_type(n) == NODE_SCALAR ? node_text(n) : "";
-    if (node_type(n) == NODE_NULL || !strcmp(text, "global")) return OK;
-    return NODE_ERR(n, "layers is \"%s\": policies act on the layers without a sliding window (supported: global)", text);
+    bool all = !strcmp(text, "all");
+    if (node_type(n) != NODE_NULL && !all && strcmp(text, "global"))
+        return NODE_ERR(n, "layers is \"%s\": global and all (those with a sliding window too) are supported", text);
+    if (!all || !p->shape.window) return OK;
+    p->needs.all_layers = true;
+    p->n_global = p->shape.n_layers;
+    p->shape.n_layers = p->shape.n_all_layers;
+    return OK;
+}
+
+/* What keeps everything in tier 0 does with sliding layers what is done with them anyway. */
+static void leave_sliding_layers(policy *p) {
+    if (!p->needs.all_layers || !policy_is_full(p)) return;
+    p->needs.all_layers = false;
+    p->shape.n_layers = p->n_global;
 }
 
 static err parse_positions(policy *p, const node *n) {
@@ -208,13 +221,14 @@ static void describe(policy *p) {
     if (p->trigger.pressure) append(text, sizeof text, " . ", "under pressure");
     if (!p->trigger.prefill) append(text, sizeof text, " . ", "not at prefill");
     if (p->slot_positions) append(text, sizeof text, " . ", "slot positions");
+    if (p->needs.all_layers) append(text, sizeof text, " . ", "all layers");
     p->text = mem_strdup(text);
 }
 
 static err build(policy *p, const node *conf) {
     policy_parts at = {.root = conf};
     if (node_type(conf) != NODE_NULL && node_type(conf) != NODE_MAP)
-        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, score, quota, select, tier and decide");
+        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, layers, score, quota, select, tier and decide");
     if (conf && node_type(conf) == NODE_MAP) {
         const char *const about[] = {"origin", "summary", "preset"}; /* belong to preset files and the runner */
         for (size_t i = 0; i < sizeof about / sizeof *about; i++) (void)node_get(conf, about[i]);
@@ -223,11 +237,12 @@ static err build(policy *p, const node *conf) {
         at.trigger = node_get(conf, "trigger");
         at.protect = node_get(conf, "protect");
         at.positions = node_get(conf, "positions");
-        TRY(check_layers(node_get(conf, "layers")));
+        at.layers = node_get(conf, "layers");
         for (int k = 0; k < STAGE_N_KINDS; k++) at.stage[k] = node_get(conf, stage_kind_name((stage_kind)k));
         TRY(node_check_read(conf));
     }
     p->needs.scope = SCOPE_HEAD;
+    TRY(parse_layers(p, at.layers));
     TRY(parse_tiers(p, at.tiers));
     TRY(protect_parse(at.protect, &p->protect));
     TRY(trigger_parse(at.trigger, &p->trigger));
@@ -236,10 +251,12 @@ static err build(policy *p, const node *conf) {
     TRY(parse_stages(p, &at));
     TRY(policy_check_parts(p, &at));
     p->needs.score_column = p->needs.live.on;
+    leave_sliding_layers(p);
     if (p->shape.n_layers == 0 && !policy_is_full(p))
         return NODE_ERR(conf, "policies act on layers without a sliding window, and every layer of this model has one "
-                              "(supported: policies that keep everything in tier 0, or an engine.context up to the window)");
-    p->needs.pos_column = p->decode_drops || p->decode_moves || p->slot_positions;
+                              "(supported: layers: all, policies that keep everything in tier 0, or an engine.context up to the window)");
+    p->needs.decides = p->decode_drops || p->decode_moves;
+    p->needs.pos_column = p->needs.decides || p->slot_positions || p->needs.all_layers;
     p->needs.slot_sinks = p->slot_positions ? p->protect.sink : 0;
     describe(p);
     return OK;
@@ -276,9 +293,9 @@ bool policy_is_full(const policy *p) {
     return !policy_drops(p) && tier->st->tiers_used(tier->conf) == 1u;
 }
 
-int policy_prompt_kept(const policy *p, int n) {
+int policy_prompt_kept(const policy *p, int layer, int n) {
     bool clamped;
-    return budget_kept(p, n, n, &clamped);
+    return budget_kept(p, policy_layer_window(p, layer), n, n, &clamped);
 }
 
 err policy_bind(policy *p, const page_layout *layouts) {

@@ -4,7 +4,7 @@
 #include "policy/stage.h"
 
 typedef struct policy_parts { /* nodes of the configuration; NULL where nothing was written */
-    const node *root, *budget, *tiers, *trigger, *protect, *positions;
+    const node *root, *budget, *tiers, *trigger, *protect, *positions, *layers;
     const node *stage[STAGE_N_KINDS];
 } policy_parts;
 

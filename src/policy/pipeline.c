@@ -204,6 +204,11 @@ static int mean_kept(const head_items *heads, int n_heads) {
     for (int k = 0; k < n_heads; k++) sum += count_kept(&heads[k]);
     return n_heads ? (int)(sum / n_heads) : 0;
 }
+static int mean_items(const head_items *heads, int n_heads) {
+    int64_t sum = 0;
+    for (int k = 0; k < n_heads; k++) sum += heads[k].n;
+    return n_heads ? (int)(sum / n_heads) : 0;
+}
 
 /* Whole pages may leave a few more items than the budget: slack counts from what a decision left. */
 static int left_of_budget(const policy *p, int left, int kept) {
@@ -211,31 +216,46 @@ static int left_of_budget(const policy *p, int left, int kept) {
     return chunks && left > kept ? kept : left;
 }
 
+/* Items per head that the budget allows in the decision at n_tokens tokens: all of them where no count limits it. */
+static void find_budgets(const policy *p, policy_state *s, int n_tokens, bool limited) {
+    bool clamped = false, counted = limited && !policy_scales_to_bytes(p), all = p->needs.all_layers;
+    s->budget_layer[0] = counted ? budget_kept(p, 0, s->n_prompt, n_tokens, &clamped) : n_tokens;
+    s->budget_layer[1] = counted && all ? budget_kept(p, p->shape.window, s->n_prompt, n_tokens, &clamped) : n_tokens;
+    s->budget_now[KEPT_GLOBAL] = counted ? class_mean(p, s->budget_layer[0], s->budget_layer[1]) : n_tokens;
+    s->budget_now[KEPT_SLIDING] = s->budget_layer[1];
+    s->report.budget_clamped |= clamped;
+}
+
 /* Items of n_layers layers at prefill: scratch of the state, entry by entry. */
 static void prompt_heads(const policy *p, policy_state *s, policy_layer *layers, int n_layers) {
-    int n_kv = p->shape.n_kv, n = layers[0].n;
+    int n_kv = p->shape.n_kv;
+    size_t at = 0;
     for (int l = 0; l < n_layers; l++)
         for (int k = 0; k < n_kv; k++) {
-            size_t at = (size_t)(l * n_kv + k) * (size_t)n, own = (size_t)k * (size_t)n;
-            s->own.heads[l * n_kv + k] = (head_items){.layer = layers[l].layer, .head = k, .n = n, .pos = s->pos, .score = s->own.score + at,
-                                                  .live = layers[l].live ? layers[l].live + own : NULL, .flags = s->own.flags + at,
-                                                  .target = layers[l].target + own};
+            policy_layer *y = &layers[l];
+            size_t own = (size_t)k * (size_t)(y->ld ? y->ld : y->n);
+            s->own.heads[l * n_kv + k] = (head_items){.layer = y->layer, .head = k, .n = y->n, .pos = s->pos + y->first, .score = s->own.score + at,
+                                                      .live = y->live ? y->live + own : NULL, .flags = s->own.flags + at, .target = y->target + own};
+            at += (size_t)y->n;
         }
 }
 
-/* Layers that are decided together: one, or all under sequence scope. Returns the mean number of items a head keeps. */
+/* Layers that are decided together: one, or all under sequence scope. `left`: the mean number of items a head keeps. */
 static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers, int n_layers, int *left) {
-    int n = layers[0].n, n_heads = n_layers * p->shape.n_kv;
-    TRY(scratch_reserve(&s->own, p, n_heads, (size_t)n_heads * (size_t)n, n));
+    int n = layers[0].first + layers[0].n, n_heads = n_layers * p->shape.n_kv, class = class_of_layer(p, layers[0].layer);
+    size_t n_items = 0;
+    for (int l = 0; l < n_layers; l++) n_items += (size_t)p->shape.n_kv * (size_t)layers[l].n;
+    TRY(scratch_reserve(&s->own, p, n_heads, n_items, n));
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
     decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
                   .heads = s->own.heads, .n_heads = n_heads, .keys = s->own.keys, .tmp = s->own.tmp, .work = s->own.work, .from = layers};
     if (p->trigger.prefill) {
-        d.kept = policy_scales_to_bytes(p) ? n : budget_kept(p, n, n, &s->report.budget_clamped);
+        find_budgets(p, s, n, true);
+        for (int k = 0; k < n_heads; k++) s->own.heads[k].kept = s->budget_layer[policy_layer_slides(p, s->own.heads[k].layer)];
         decide(p, &d, n_layers, s->observe, s->observer);
         check_decision(p, s->own.heads, n_heads, n);
-        *left = left_of_budget(p, mean_kept(s->own.heads, n_heads), d.kept);
+        *left = left_of_budget(p, mean_kept(s->own.heads, n_heads), s->budget_now[class]);
         return OK;
     }
     for (int l = 0; l < n_layers; l++) {
@@ -243,9 +263,9 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
         d.n_heads = p->shape.n_kv;
         d.signal = layers[l].signal;
         if (p->needs.live.on) score_layer(p, &d); /* fills the columns that decode goes on from */
-        memset(layers[l].target, 0, (size_t)p->shape.n_kv * (size_t)n);
+        for (int k = 0; k < d.n_heads; k++) memset(d.heads[k].target, 0, (size_t)d.heads[k].n);
     }
-    *left = n;
+    *left = mean_items(s->own.heads, n_heads);
     return OK;
 }
 
@@ -257,18 +277,18 @@ err policy_prefill(const policy *p, policy_state *s, policy_layer *layers, int n
                    p->use[p->use[STAGE_DECIDE].st ? STAGE_DECIDE : STAGE_QUOTA].st->name, p->shape.n_layers, n_layers);
     for (int i = 0; i < n_layers; i += together ? n_layers : 1) {
         policy_layer *l = &layers[i];
-        int left;
+        int left, n = l->first + l->n, class = class_of_layer(p, l->layer);
         if (l->n < 1) return ERR(ERR_UNSUPPORTED, "policy: a prompt has at least one token, this one %d", l->n);
-        s->n_prompt = l->n;
+        s->n_prompt = n;
         TRY(prefill_layers(p, s, l, together ? n_layers : 1, &left));
         TRY(plugins_status(p));
         bool first = l->layer == 0, last = together || l->layer == p->shape.n_layers - 1;
-        if (!together && !first && s->kept > left) left = s->kept; /* the fullest layer */
+        if (first) memset(s->kept, 0, sizeof s->kept);
+        if (left > s->kept[class]) s->kept[class] = left; /* the fullest layer */
         s->report.n_decisions += first && p->trigger.prefill;
-        s->kept = left;
         if (!last) continue;
-        state_decided(s, l->n, left, p->trigger.prefill ? first_unplaced(p, l->n) : 0);
-        if (decides_before_step(p) && s->due != INT32_MAX) s->due = l->n;
+        state_decided(s, n, s->kept, p->trigger.prefill ? first_unplaced(p, n) : 0);
+        if (decides_before_step(p) && s->due != INT32_MAX) s->due = n;
     }
     return OK;
 }
@@ -309,7 +329,7 @@ static void move_only(const policy *p, const decision *d) {
 }
 
 /* Columns of n_heads heads as the scratch's heads. */
-static err column_heads(const policy *p, decision_scratch *x, const policy_columns *cols, int n_heads, int n_tokens) {
+static err column_heads(const policy *p, const policy_state *s, decision_scratch *x, const policy_columns *cols, int n_heads, int n_tokens) {
     size_t n_items = 0;
     for (int k = 0; k < n_heads; k++) n_items += (size_t)cols[k].n;
     int parts = splits_tiers(p, true) ? p->needs.n_tiers : 0;
@@ -318,7 +338,8 @@ static err column_heads(const policy *p, decision_scratch *x, const policy_colum
     for (int k = 0; k < n_heads; k++) {
         const policy_columns *c = &cols[k];
         x->heads[k] = (head_items){.layer = c->layer, .head = c->head, .n = c->n, .pos = c->pos, .tier_now = c->tier, .score = x->score + at,
-                                   .live = p->needs.live.on ? c->score : NULL, .flags = x->flags + at, .target = c->target};
+                                   .live = p->needs.live.on ? c->score : NULL, .flags = x->flags + at, .target = c->target,
+                                   .kept = s->budget_layer[policy_layer_slides(p, c->layer)]};
         at += (size_t)c->n;
     }
     return OK;
@@ -328,15 +349,15 @@ static err column_heads(const policy *p, decision_scratch *x, const policy_colum
 static err decode_layers(const policy *p, policy_state *s, decision_scratch *x, int n_tokens, const policy_columns *cols, int n_layers) {
     int n_heads = n_layers * p->shape.n_kv;
     bool clamped = false; /* budgets are met before */
-    TRY(column_heads(p, x, cols, n_heads, n_tokens));
-    decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .clamped = &clamped, .kept = s->budget_now,
+    TRY(column_heads(p, s, x, cols, n_heads, n_tokens));
+    decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .clamped = &clamped,
                   .first_new = s->first_new, .heads = x->heads, .n_heads = n_heads, .keys = x->keys, .tmp = x->tmp};
     if (p->decode_drops) decide(p, &d, n_layers, NULL, NULL);
     else move_only(p, &d);
     for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &x->heads[k]);
     check_decision(p, x->heads, n_heads, n_tokens);
-    int left = left_of_budget(p, mean_kept(x->heads, n_heads), s->budget_now);
-    if (left > x->most) x->most = left;
+    int class = class_of_layer(p, cols[0].layer), left = left_of_budget(p, mean_kept(x->heads, n_heads), s->budget_now[class]);
+    if (left > x->most[class]) x->most[class] = left;
     return OK;
 }
 
@@ -348,11 +369,9 @@ bool policy_decides_by_layer(const policy *p) {
 
 err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, int n_threads) {
     TRY(check_bound(p));
-    bool clamped = false;
-    s->budget_now = p->decode_drops && !policy_scales_to_bytes(p) ? budget_kept(p, s->n_prompt, n_tokens, &clamped) : n_tokens;
-    s->report.budget_clamped |= clamped;
+    find_budgets(p, s, n_tokens, p->decode_drops);
     TRY(state_reserve_threads(s, n_threads));
-    for (int i = 0; i < n_threads; i++) state_scratch(s, i)->most = 0;
+    for (int i = 0; i < n_threads; i++) memset(state_scratch(s, i)->most, 0, sizeof s->own.most);
     return OK;
 }
 
@@ -361,9 +380,10 @@ err policy_decode_layer(const policy *p, policy_state *s, int thread, int n_toke
 }
 
 err policy_decode_end(const policy *p, policy_state *s, int n_tokens) {
-    int most = 0;
+    int most[KEPT_CLASSES] = {0};
     for (int i = 0; i <= s->n_others; i++)
-        if (state_scratch(s, i)->most > most) most = state_scratch(s, i)->most;
+        for (int c = 0; c < KEPT_CLASSES; c++)
+            if (state_scratch(s, i)->most[c] > most[c]) most[c] = state_scratch(s, i)->most[c];
     TRY(plugins_status(p));
     s->report.n_decisions++;
     int first_new = first_unplaced(p, n_tokens + decides_before_step(p));

@@ -31,7 +31,7 @@ static bool prepare(plugin *pl, const decision *d) {
 static bool call(plugin *pl, const decision *d) {
     const float *signal[KVLAB_MAX_SIGNALS];
     for (int i = 0; i < pl->needs.n_signals; i++) signal[i] = d->signal ? d->signal[pl->signal[i]] : NULL;
-    kvlab_decision c = {.seed = d->seed, .n_tokens = d->n_tokens, .kept = d->kept, .prefill = d->heads[0].tier_now == NULL,
+    kvlab_decision c = {.seed = d->seed, .n_tokens = d->n_tokens, .kept = d->heads[0].kept, .prefill = d->heads[0].tier_now == NULL,
                         .first_new = d->first_new, .n_tiers = d->p->needs.n_tiers, .tier_item_bytes = d->p->item_bytes, .n_heads = d->n_heads,
                         .heads = pl->heads, .signals = d->signal ? signal : NULL};
     char why[KVLAB_WHY_BYTES] = "";
@@ -88,7 +88,7 @@ static void take_quotas(plugin *pl, const decision *d) {
         }
         h->quota = quota;
         given += quota;
-        allowed += d->kept < h->n ? d->kept : h->n;
+        allowed += h->kept < h->n ? h->kept : h->n;
     }
     if (given > allowed) plugin_fail(pl, "quotas of %lld items together, the budget holds %lld", (long long)given, (long long)allowed);
 }
@@ -97,7 +97,7 @@ static void plugin_allot(const void *conf, const decision *d) {
     plugin *pl = plugin_of(conf);
     for (int k = 0; k < d->n_heads; k++) d->heads[k].quota = -1;
     if (prepare(pl, d) && call(pl, d)) take_quotas(pl, d);
-    for (int k = 0; k < d->n_heads && pl->failed; k++) d->heads[k].quota = d->kept < d->heads[k].n ? d->kept : d->heads[k].n;
+    for (int k = 0; k < d->n_heads && pl->failed; k++) d->heads[k].quota = d->heads[k].kept < d->heads[k].n ? d->heads[k].kept : d->heads[k].n;
 }
 
 /* ---- select ---- */
@@ -234,7 +234,7 @@ static void take_decision(plugin *pl, const decision *d) {
             kept += h->target[i] != KV_DROP;
         }
         if (!agrees_with_count(pl, d, h)) return;
-        allowed += d->kept < h->n ? d->kept : h->n;
+        allowed += h->kept < h->n ? h->kept : h->n;
     }
     if (d->p->budget.unit && kept > allowed) plugin_fail(pl, "%lld items stay, the budget holds %lld", (long long)kept, (long long)allowed);
 }

@@ -13,10 +13,13 @@ typedef struct policy policy;
 typedef struct policy_state policy_state;
 
 typedef struct policy_shape {
-    int n_layers; /* those that policies act on; 0 where every layer slides, which only policies that keep everything take */
+    int n_layers; /* global ones, without a sliding window: those that policies act on unless `layers: all` */
     int n_heads, n_kv, head_dim, context;
     const char *model_sha256; /* for what is calibrated per model file; NULL: not checked. Outlives the policy, as do all texts here */
     const char *profile_dir;  /* of head profiles given by name; NULL: none */
+    int window;       /* tokens that a query of a sliding layer sees, its own included; 0: no layer slides */
+    int n_all_layers; /* with a window: all layers */
+    int slide_period; /* with a window: every so manieth layer is global; 0: none */
 } policy_shape;
 
 typedef enum policy_scope { SCOPE_HEAD, SCOPE_LAYER, SCOPE_SEQUENCE } policy_scope;
@@ -50,6 +53,7 @@ typedef struct signal_request {
     int unit;       /* key cosine, probe */
     int group_max;  /* all rows, and windows: of each row the largest of the KV head's query heads counts; KV */
     int tier;       /* errors */
+    int sliding;    /* probe: sliding layers are measured too */
 } signal_request;
 /* Shaped [n_kv][n] instead of [n_heads][n]? */
 static inline bool signal_per_kv(const signal_request *r) {
@@ -62,6 +66,8 @@ typedef struct policy_needs {
     policy_scope scope;
     signal_request signals[POLICY_MAX_SIGNALS];
     int n_signals;
+    bool all_layers;               /* layers: all. Layers are numbered as in the model; else sliding ones are not there */
+    bool decides;                  /* decode decisions drop or move items: lists leave the order of positions */
     bool pos_column, score_column; /* in pages, while decoding */
     live_spec live;                /* what attention adds to the score columns at each step; score_column says if it is on */
     int slot_sinks;                /* > 0: slot positions (StreamingLLM): leading sinks take the ATTN_SLOT query */
@@ -85,17 +91,20 @@ bool policy_is_full(const policy *p);         /* keeps everything in tier 0, wha
 /* Layouts chosen by the engine for the tiers (byte budgets need item sizes); before the first decision, once. */
 MUST err policy_bind(policy *p, const page_layout *layouts);
 
-/* Items per head that the budget allows of a prompt of n tokens. */
-int policy_prompt_kept(const policy *p, int n);
+/* Items per head of a layer that the budget allows of a prompt of n tokens. */
+int policy_prompt_kept(const policy *p, int layer, int n);
 
 /* One per sequence. */
 MUST err policy_state_create(const policy *p, uint64_t seed, policy_state **out);
 MUST err policy_state_clone(const policy_state *s, policy_state **out);
 void policy_state_destroy(policy_state *s);
 
-/* One layer at prefill end: n items per head at positions 0..n-1. */
+/* One layer at prefill end: n items per head, those that the next token sees: positions 0 .. n - 1, in a sliding layer the last n of the
+ * prompt. All layers end at the same position. */
 typedef struct policy_layer {
     int layer, n;
+    int first; /* position of item 0 */
+    int ld;    /* row stride of target and live; 0: n */
     const float *signal[POLICY_MAX_SIGNALS]; /* in the order of policy_needs.signals, shaped as signal_kind says */
     uint8_t *target;                         /* out [n_kv][n]: tier or KV_DROP */
     float *live;                             /* out [n_kv][n]: what the score column starts from; NULL without score_column */

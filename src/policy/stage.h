@@ -9,7 +9,8 @@
  *   decide  takes the place of quota, select and tier: from head_items.tier_now (NULL at prefill) to a tier or KV_DROP in
  *           head_items.target; sequence scope: all layers at once
  *
- * At prefill heads of a layer hold the same items at positions 0 .. n - 1. In decode each head holds items of its own, tier by tier, and
+ * At prefill heads of a layer hold the same items, one run of positions up to the prompt's end: of a sliding layer (layers: all) what its window
+ * holds for the next token, so item i is not position i and layers differ in n. In decode each head holds items of its own, tier by tier, and
  * there are no signals: what a score knows then is position, tier and head_items.live.
  *
  * Live scores: a score stage that sets policy_needs.live in its `parse` gets an f32 column beside each item. At prefill it fills
@@ -45,6 +46,7 @@ typedef struct head_items {
     float *score;            /* [n] */
     float *live;             /* [n] the item's live column: out at prefill, in (a copy) in decode; NULL for scores that are not live */
     uint8_t *flags;          /* [n] ITEM_* */
+    int kept;                /* items that the budget allows a head of this layer, protected ones included */
     int quota;
     int safe;                /* quota adaptive, mode floor: items that are the head's own; else 0 */
     uint8_t *target;         /* out [n] */
@@ -57,7 +59,6 @@ typedef struct decision {
     int n_prompt;                /* of them, those of the prompt; 0 without one */
     double scale, *found_scale;  /* of all thresholds: 1, or what met a byte budget at the prompt's end */
     bool *clamped;               /* set by who meets a budget itself and could not */
-    int kept;                    /* items per head that the budget allows, protected ones included */
     int first_new;               /* positions from here on were recent or not there at the last decision */
     const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode and where all layers are seen at once: */
     const policy_layer *from;    /* the layers with their signals; NULL in decode */
@@ -119,6 +120,7 @@ struct policy {
     trigger trigger;
     protect protect;
     bool slot_positions;
+    int n_global;              /* layers: all on a model with sliding layers: how many are not */
     int skip_layers;           /* the first so many keep everything (quota fixed) */
     bool in_blocks;            /* the score was computed for budget_kept items a head, in blocks */
     bool scales;               /* its thresholds can be multiplied by one factor */
@@ -157,6 +159,21 @@ static inline bool policy_stage_live(const policy *p, stage_kind k) {
     return p->use[k].st->live || (k == STAGE_SCORE && p->needs.live.on);
 }
 
+/* Does the policy see this layer as a sliding one? Those of `layers: global` are not numbered at all. */
+static inline bool policy_layer_slides(const policy *p, int layer) {
+    return p->needs.all_layers && !(p->shape.slide_period && (layer + 1) % p->shape.slide_period == 0);
+}
+/* Window of a layer; 0: global. */
+static inline int policy_layer_window(const policy *p, int layer) { return policy_layer_slides(p, layer) ? p->shape.window : 0; }
+static inline int policy_n_sliding(const policy *p) {
+    if (!p->needs.all_layers) return 0;
+    return p->shape.n_layers - (p->shape.slide_period ? p->shape.n_layers / p->shape.slide_period : 0);
+}
+/* Tokens that the last of n queries sees, its own included; items of n tokens that the query after them sees, which is all that an
+ * uncompressed layer holds. */
+static inline int window_sees(int window, int n) { return window && n > window ? window : n; }
+static inline int window_holds(int window, int n) { return window && n > window - 1 ? window - 1 : n; }
+
 /* Registers a signal or finds an equal one; its index in policy_needs.signals. */
 MUST err policy_request_signal(policy *p, const node *at, signal_request r, int *index);
 /* Index of a tier by name, ERR_USAGE naming stage and tiers if there is none. */
@@ -173,6 +190,6 @@ int stage_names(stage_kind k, const char **names, int max);     /* of one kind, 
 
 /* Marks sinks and recent items. */
 void protect_flags(const protect *p, int n_tokens, head_items *h);
-/* Protected items of a sequence of n tokens that are sinks and not recent, and that are recent. */
-void protect_count(const protect *p, int n_tokens, int *n_sink, int *n_recent);
+/* Protected items of a layer with that window (0: global) of n tokens that are sinks and not recent, and that are recent. */
+void protect_count(const protect *p, int window, int n_tokens, int *n_sink, int *n_recent);
 #endif

@@ -27,9 +27,9 @@ err state_reserve_positions(policy_state *s, int n) {
     return OK;
 }
 
-void state_decided(policy_state *s, int n_tokens, int kept, int first_new) {
+void state_decided(policy_state *s, int n_tokens, const int *kept, int first_new) {
     s->n_last = n_tokens;
-    s->kept = kept;
+    memcpy(s->kept, kept, sizeof s->kept);
     s->first_new = first_new;
     s->due = trigger_due(s->p, s->n_prompt, n_tokens, kept, first_new);
 }
@@ -64,7 +64,7 @@ err policy_state_create(const policy *p, uint64_t seed, policy_state **out) {
     s->p = p;
     s->seed = seed;
     s->scale = 1;
-    state_decided(s, 0, 0, 0);
+    state_decided(s, 0, (const int[KEPT_CLASSES]){0}, 0);
     err e = reserve_decode(&s->own, p);
     if (e) policy_state_destroy(s);
     else *out = s;
@@ -76,7 +76,7 @@ err policy_state_clone(const policy_state *from, policy_state **out) {
     TRY(policy_state_create(from->p, from->seed, &s));
     s->n_prompt = from->n_prompt;
     s->n_last = from->n_last;
-    s->kept = from->kept;
+    memcpy(s->kept, from->kept, sizeof s->kept);
     s->first_new = from->first_new;
     s->due = from->due;
     s->scale = from->scale;
@@ -102,10 +102,12 @@ bool policy_on_pressure(const policy *p) { return p->trigger.pressure; }
 
 int64_t policy_pressure_rank(const policy *p, const policy_state *s, int n_tokens, size_t n_items) {
     bool clamped;
-    int64_t heads = (int64_t)p->shape.n_layers * p->shape.n_kv;
+    int64_t n_sliding = policy_n_sliding(p), n_global = p->shape.n_layers - n_sliding;
     switch ((pressure_order)p->trigger.order) {
     case ORDER_UNCOMPRESSED: return s->report.n_decisions > 0;
-    case ORDER_COMPRESSIBLE: return heads * budget_kept(p, s->n_prompt, n_tokens, &clamped) - (int64_t)n_items;
+    case ORDER_COMPRESSIBLE:
+        return (n_global * budget_kept(p, 0, s->n_prompt, n_tokens, &clamped) +
+                n_sliding * budget_kept(p, p->shape.window, s->n_prompt, n_tokens, &clamped)) * p->shape.n_kv - (int64_t)n_items;
     case ORDER_STALE: return s->report.n_decisions ? s->n_last - n_tokens : 0; /* never compressed: counts as just compressed */
     }
     return 0;

@@ -11,7 +11,7 @@ typedef struct decision_scratch {
     uint64_t *keys;
     head_items *heads; /* of a layer; sequence scope: of all */
     size_t heads_cap, score_cap, tmp_cap, work_cap, flags_cap, keys_cap; /* bytes */
-    int most;          /* items that a head of its layers held after the decision, on average of the fullest */
+    int most[KEPT_CLASSES]; /* items that a head of its layers held after the decision, on average of the fullest of the class */
 } decision_scratch;
 
 struct policy_state {
@@ -19,7 +19,7 @@ struct policy_state {
     uint64_t seed;
     int n_prompt;      /* 0 before prefill */
     int n_last;        /* tokens at the last decision */
-    int kept;          /* items that a head held after it, on average of the fullest layer */
+    int kept[KEPT_CLASSES]; /* items that a head held after it, on average of the fullest layer of the class */
     int first_new;     /* positions from here on were recent then, or came later */
     double scale;      /* of the thresholds, as the prompt's byte budget needed it; else 1 */
     int due;           /* length at which the next decision is due */
@@ -28,7 +28,7 @@ struct policy_state {
     void *observer;
     uint32_t *pos; /* 0, 1, 2, ... as far as ever needed */
     size_t pos_cap; /* bytes */
-    int budget_now; /* items per head that the budget allows in the decision under way */
+    int budget_now[KEPT_CLASSES], budget_layer[2]; /* items per head that the budget allows in the decision under way: layers of a class; global, sliding layers */
     decision_scratch own, *others; /* of the first thread, of the others */
     int n_others;
 };
@@ -41,5 +41,5 @@ static inline decision_scratch *state_scratch(policy_state *s, int thread) { ret
 /* Scratch for the positions 0 .. n-1 that prompt items have. */
 MUST err state_reserve_positions(policy_state *s, int n);
 /* Notes a decision taken at n_tokens tokens and computes when the next is due. */
-void state_decided(policy_state *s, int n_tokens, int kept, int first_new);
+void state_decided(policy_state *s, int n_tokens, const int *kept, int first_new);
 #endif

@@ -41,11 +41,11 @@ static uint64_t top_p_key(double p, const decision *d, const head_items *h) {
 }
 
 void threshold_level(const threshold *t, double value, const decision *d, const head_items *h, uint8_t *reached) {
-    int n_kept = 0;
+    int n_kept = 0, window = policy_layer_window(d->p, h->layer);
     for (int i = 0; i < h->n; i++) n_kept += h->target[i] != KV_DROP;
     uint64_t key = t->rule == RULE_TOP_P ? top_p_key(value, d, h) : 0;
     for (int i = 0; i < h->n; i++) {
-        double per = t->base == BASE_PROMPT ? d->n_tokens : t->base == BASE_KEPT ? n_kept : h->pos[i] + 1.0;
+        double per = t->base == BASE_KEPT ? n_kept : window_sees(window, t->base == BASE_PROMPT ? d->n_tokens : (int)h->pos[i] + 1);
         bool yes = t->rule == RULE_TOP_P ? topk_item_key(d->p, h, i) >= key
                                          : threshold_reached((double)h->score[i], value * d->scale, per, t->equal_fails);
         reached[i] = h->target[i] != KV_DROP && (yes || stays_first(h, i));

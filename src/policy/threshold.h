@@ -6,8 +6,8 @@
 
 typedef enum threshold_rule { RULE_ALPHA, RULE_TOP_P } threshold_rule;
 typedef enum threshold_base {
-    BASE_PROMPT,   /* 1 / tokens of the prompt */
-    BASE_POSITION, /* 1 / tokens up to the item, itself included */
+    BASE_PROMPT,   /* 1 / tokens of the prompt; a sliding layer: that its last query sees */
+    BASE_POSITION, /* 1 / tokens up to the item, itself included; a sliding layer: that the item's query sees */
     BASE_KEPT,     /* 1 / items of the head that are still there */
 } threshold_base;
 typedef enum threshold_ramp { RAMP_NONE, RAMP_LINEAR, RAMP_LOG } threshold_ramp;

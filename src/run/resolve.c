@@ -11,7 +11,10 @@
 policy_shape resolve_shape(const experiment_group *g) {
     model_params p = g->params;
     model_params_bound(&p, g->context);
-    return (policy_shape){model_n_global(&p), p.n_heads, p.n_kv, p.head_dim, g->context ? g->context : p.context, g->model_sha256, preset_profile_dir()};
+    policy_shape s = policy_shape_of_model(&p, g->context ? g->context : p.context);
+    s.model_sha256 = g->model_sha256;
+    s.profile_dir = preset_profile_dir();
+    return s;
 }
 
 err resolve_math(const node *value, math_mode *out) {

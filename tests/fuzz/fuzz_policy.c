@@ -1,4 +1,4 @@
-/* Random policies on a small model under the sanitizers:  fuzz_policy [seconds] [seed] [first iteration]
+/* Random policies on small models, with sliding layers and without, under the sanitizers:  fuzz_policy [seconds] [seed] [first iteration]
  *
  * A composition of stages, or a preset with another budget, runs over a prompt and decoded tokens, in several sequences of one pool, or
  * is refused with a sentence that names both sides. After every call the invariants of a cache under a policy must hold: pages and items
@@ -56,7 +56,11 @@ typedef struct timeline {
     uint8_t tier[MAX_HEADS][MAX_N]; /* KV_DROP: gone, for good */
 } timeline;
 
-static engine *open_engine(rng *r) {
+/* Every third model has layers with a window of 12. */
+static engine *open_engine(rng *r, bool *slides) {
+    uint32_t which = rng_below(r, 6);
+    *slides = which < 2;
+    if (*slides) return tiny_engine(which ? "tests/golden/arch/gemma3.gguf" : "tests/golden/arch/mistral.gguf", MATH_FAST, 1, "cpu", "auto");
     static const int heads[][3] = {{2, 4, 2}, {3, 6, 3}, {2, 5, 1}, {1, 8, 1}, {4, 3, 3}};
     const int *h = heads[rng_below(r, 5)];
     tiny_model m = tiny_model_default();
@@ -73,11 +77,14 @@ static engine *open_engine(rng *r) {
 }
 
 /* A policy's text: a composition, or a preset with another budget. */
-static node *make_conf(rng *r, bool *composed) {
+static node *make_conf(rng *r, bool *composed, bool slides) {
     node *root = NULL, *over = NULL;
+    bool all = slides && rng_below(r, 8);
     *composed = rng_below(r, 4) > 0;
     if (*composed) {
-        random_policy(r, yaml);
+        static char own[RANDOM_POLICY_BYTES];
+        random_policy(r, own);
+        snprintf(yaml, sizeof yaml, "{%s%s", all ? "layers: all, " : "", own + 1);
         if (node_parse_text(yaml, strlen(yaml), "fuzz", &root)) die("%s", err_text());
         return root;
     }
@@ -88,6 +95,11 @@ static node *make_conf(rng *r, bool *composed) {
     if (rng_below(r, 2)) snprintf(budget, sizeof budget, "policy: {budget: {%s: 0.%d}}", rng_below(r, 2) ? "ratio" : "bytes", 1 + (int)rng_below(r, 9));
     snprintf(yaml, sizeof yaml, "%s with %s", path, budget);
     if (node_parse_file(path, &root)) die("%s", err_text());
+    if (all) {
+        if (node_parse_text("policy: {layers: all}", 21, "fuzz", &over) || node_merge(root, over)) die("%s", err_text());
+        node_free(over);
+        strcat(yaml, ", layers: all");
+    }
     if (node_get(node_get(root, "policy"), "budget") == NULL) return root; /* keeps everything */
     if (node_parse_text(budget, strlen(budget), "fuzz", &over) || node_merge(root, over)) die("%s", err_text());
     node_free(over);
@@ -95,6 +107,13 @@ static node *make_conf(rng *r, bool *composed) {
 }
 
 /* ---- invariants ---- */
+
+/* Window of a layer; 0: global. */
+static int window_of(const world *w, int c) { return engine_model(w->e)->layers[c / w->n_kv].window; }
+/* The policy does not see it: it holds the newest tokens in the hot tier. */
+static bool unseen(const world *w, int c) { return window_of(w, c) && !w->need->all_layers; }
+/* The first position that the query of token n sees. */
+static int first_seen(const world *w, int c, int n) { return window_of(w, c) && n > window_of(w, c) - 1 ? n - (window_of(w, c) - 1) : 0; }
 
 enum { UNPLACED = 254 }; /* a token of the prompt, before it is stored */
 
@@ -106,11 +125,17 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
     int n = cache_n_items_head(seq_cache(t->s), c / w->n_kv, c % w->n_kv);
     if (n > t->n) die("head %d holds %d items of %d tokens", c, n, t->n);
     cache_columns(seq_cache(t->s), c / w->n_kv, c % w->n_kv, &ic);
-    *n_items = n;
-    int n_protected = 0;
-    for (int i = 0; i < t->n; i++) n_protected += i < w->p->protect.sink || i >= t->n - w->p->protect.recent;
+    *n_items = 0;
+    for (int i = 0; i < n; i++) *n_items += !w->need->pos_column || pos[i] >= (uint32_t)first_seen(w, c, t->n);
+    if (unseen(w, c)) {
+        int window = window_of(w, c), cap = cache_layout(seq_cache(t->s), 0)->cap;
+        if (n < (t->n < window - 1 ? t->n : window - 1) || n > window + cap) die("head %d of a sliding layer holds %d items", c, n);
+        return;
+    }
+    int n_protected = 0, seen = first_seen(w, c, t->n);
+    for (int i = seen; i < t->n; i++) n_protected += i < w->p->protect.sink || i >= t->n - w->p->protect.recent;
     if (n < n_protected) die("head %d holds %d items, %d are protected", c, n, n_protected);
-    bool known = w->need->pos_column || n == t->n; /* else slots are not positions */
+    bool known = w->need->pos_column || (n == t->n && !window_of(w, c)); /* else slots are not positions */
     memset(now, KV_DROP, sizeof now);
     for (int i = 0; i < n; i++) {
         if (tier[i] >= w->need->n_tiers) die("head %d: tier %d", c, tier[i]);
@@ -125,9 +150,9 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
             die("head %d: position %u moved from tier %d to %d", c, pos[i], before, tier[i]);
     }
     for (int i = 0; i < t->n && known && w->need->pos_column; i++) {
-        bool safe = i < w->p->protect.sink || i >= t->n - w->p->protect.recent;
+        bool safe = i >= seen && (i < w->p->protect.sink || i >= t->n - w->p->protect.recent);
         if (safe && now[i] == KV_DROP) die("head %d: protected position %d of %d is gone", c, i, t->n);
-        if (!decided && now[i] == KV_DROP && t->tier[c][i] != KV_DROP) die("head %d: position %d went without a decision", c, i);
+        if (!decided && now[i] == KV_DROP && t->tier[c][i] != KV_DROP && i >= seen) die("head %d: position %d went without a decision", c, i);
         t->tier[c][i] = now[i];
     }
 }
@@ -142,22 +167,28 @@ static bool overspends(const world *w) {
 
 static void check_budget(const world *w, const timeline *t, int n_all, int n_when_decided) {
     bool clamped = false;
-    int n_prompt = t->n_prompt, kept = budget_kept(w->p, n_prompt, n_when_decided, &clamped), newer = t->n - n_when_decided;
+    int n_prompt = t->n_prompt, kept = budget_kept(w->p, 0, n_prompt, n_when_decided, &clamped), newer = t->n - n_when_decided;
     if (!w->p->budget.unit || overspends(w)) return;
-    int skipped = w->p->skip_layers * w->n_kv; /* heads that keep everything */
-    if (n_all > (w->n_heads - skipped) * (kept + newer) + skipped * t->n)
+    int skipped = w->p->skip_layers * w->n_kv, most = 0; /* heads that keep everything */
+    for (int c = 0, seen = 0; c < w->n_heads; c++) {
+        int window = window_of(w, c);
+        if (unseen(w, c)) continue;
+        most += newer + (seen++ < skipped ? window_holds(window, t->n) : window ? budget_kept(w->p, window, n_prompt, n_when_decided, &clamped) : kept);
+    }
+    bool counted = !w->p->use[STAGE_DECIDE].st || strcmp(w->p->use[STAGE_DECIDE].st->name, "water_filling"); /* which spends bytes, on cheap items too */
+    if (counted && n_all > most)
         die("%d items in %d heads of %d tokens, %d of them after the decision; the budget is %d a head", n_all, w->n_heads, t->n, newer, kept);
     if (w->p->budget.unit == BUDGET_PAGES && newer == 0 && !clamped && !skipped && w->p->use[STAGE_QUOTA].st == stage_find(STAGE_QUOTA, "fixed"))
         for (int c = 0; c < w->n_heads; c++) {
             int pages = 0;
+            if (unseen(w, c)) continue;
             for (int l = 0; l < w->need->n_tiers; l++)
                 pages += (cache_n_items(seq_cache(t->s), c / w->n_kv, c % w->n_kv, l) + w->p->page_items[l] - 1) / w->p->page_items[l];
             if (pages > w->p->budget.amount) die("head %d fills %d pages of %g", c, pages, w->p->budget.amount);
         }
     cache_bytes b = seq_bytes(t->s);
-    double limit = w->p->budget.amount * (w->p->budget.proportional ? n_when_decided : n_prompt) * w->n_heads * 4 *
-                   engine_model(w->e)->p.head_dim;
-    if (w->p->budget.unit == BUDGET_BYTES && newer == 0 && !clamped && (double)b.live > limit)
+    double limit = budget_sequence_bytes(w->p, w->p->budget.proportional ? n_when_decided : n_prompt);
+    if (w->p->budget.unit == BUDGET_BYTES && newer == 0 && !clamped && (w->need->all_layers || !engine_model(w->e)->p.window) && (double)b.live > limit)
         die("%zu live bytes of %g after a decision at %d tokens", b.live, limit, t->n);
 }
 
@@ -172,7 +203,7 @@ static void check(const world *w, timeline *t, int n_now) {
     for (int c = 0; c < w->n_heads; c++) {
         int n;
         check_items(w, t, decided, c, &n);
-        n_all += n;
+        n_all += unseen(w, c) ? 0 : n;
     }
     if (n_decisions - t->n_decisions == 1 && t->n_decisions >= 0 && (w->p->decode_drops || t->n_decisions == 0)) /* taken before the last token, or after the prompt */
         check_budget(w, t, n_all, t->n_decisions == 0 && t->n == t->n_prompt ? n_now : n_now - 1);
@@ -245,10 +276,10 @@ static void decode(const world *w, rng *r, timeline *t, int n_seqs, const int32_
 static void run_case(rng *r, int *n_refused) {
     static timeline t[MAX_SEQS];
     static int32_t ids[MAX_N + MAX_SEQS];
-    bool composed;
-    world w = {.e = open_engine(r)};
+    bool composed, slides;
+    world w = {.e = open_engine(r, &slides)};
     const model_params *mp = &engine_model(w.e)->p;
-    node *root = make_conf(r, &composed);
+    node *root = make_conf(r, &composed, slides);
     err e = policy_create(composed ? root : node_get(root, "policy"), shape_with_profile(engine_policy_shape(w.e)), &w.p);
     if (e) {
         ++*n_refused;

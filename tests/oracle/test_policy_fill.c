@@ -68,7 +68,7 @@ static void spending_equals_the_sorted_walk(void **state) {
         for (int k = 0; k < n_heads; k++) {
             double e[3], drop = coarse ? rng_below(&r, 4) : rng_uniform(&r) * 3;
             for (int t = 0; t < n_tiers; t++) e[t] = coarse ? rng_below(&r, 4) / 4.0 : rng_uniform(&r) / (t + 1);
-            heads[k] = (fill_head){.weight = weight[k], .squared = rng_below(&r, 2), .taken = got[k]};
+            heads[k] = (fill_head){.n = n, .weight = weight[k], .squared = rng_below(&r, 2), .taken = got[k]};
             fill_make_hull(drop, e, bytes, n_tiers, &heads[k].hull);
             if (rng_below(&r, 3) == 0) { /* items that cost what they cost */
                 heads[k].drop = own[k], heads[k].n_tiers = n_tiers, heads[k].hull.n = 0;
@@ -83,7 +83,7 @@ static void spending_equals_the_sorted_walk(void **state) {
                 most += 112;
             }
         }
-        int64_t budget = rng_below(&r, (uint32_t)most + 50), spent = fill_spend(heads, n_heads, n, budget);
+        int64_t budget = rng_below(&r, (uint32_t)most + 50), spent = fill_spend(heads, n_heads, budget);
         int64_t walked = walk(heads, n_heads, n, budget, want);
         assert_true(spent <= budget && spent == walked);
         for (int k = 0; k < n_heads; k++)
@@ -100,7 +100,7 @@ static void the_worked_example(void **state) {
     const double e0[] = {.30, .02}, e1[] = {.30, .02};
     float a0[] = {.40f, .25f, .15f, .10f}, a1[] = {.40f, .25f, 0, 0};
     uint8_t taken[2][4];
-    fill_head heads[2] = {{.weight = a0, .squared = true, .taken = taken[0]}, {.weight = a1, .squared = true, .taken = taken[1]}};
+    fill_head heads[2] = {{.n = 4, .weight = a0, .squared = true, .taken = taken[0]}, {.n = 4, .weight = a1, .squared = true, .taken = taken[1]}};
     fill_make_hull(2, e0, bytes, 2, &heads[0].hull);
     fill_make_hull(.5, e1, bytes, 2, &heads[1].hull);
     assert_int_equal(heads[0].hull.n, 2);
@@ -110,7 +110,7 @@ static void the_worked_example(void **state) {
     for (int c = 0; c < 3; c++) {
         memset(taken, 0, sizeof taken);
         taken[1][2] = taken[1][3] = FILL_FIXED; /* the second head has two items */
-        assert_int_equal(fill_spend(heads, 2, 4, cases[c].budget), cases[c].spent);
+        assert_int_equal(fill_spend(heads, 2, cases[c].budget), cases[c].spent);
         for (int k = 0; k < 2; k++)
             for (int i = 0; i < (k ? 2 : 4); i++) assert_int_equal(taken[k][i], cases[c].taken[k][i]);
     }
@@ -129,10 +129,10 @@ static void small_cases_are_near_the_best_of_all_assignments(void **state) {
         uint8_t taken[N] = {0};
         e[0] = rng_uniform(&r) * drop, e[1] = rng_uniform(&r) * e[0];
         for (int i = 0; i < N; i++) a[i] = (float)rng_uniform(&r), own[i] = (float)((double)a[i] * (double)a[i] * (each ? 2 * rng_uniform(&r) : 1) * drop);
-        fill_head h = {.weight = a, .squared = true, .taken = taken};
+        fill_head h = {.n = N, .weight = a, .squared = true, .taken = taken};
         if (each) h.drop = own, h.n_tiers = 2, memcpy(h.e, e, sizeof e), memcpy(h.bytes, bytes, sizeof bytes);
         else fill_make_hull(drop, e, bytes, 2, &h.hull);
-        int64_t budget = rng_below(&r, N * 112 + 1), spent = fill_spend(&h, 1, N, budget);
+        int64_t budget = rng_below(&r, N * 112 + 1), spent = fill_spend(&h, 1, budget);
         for (int code = 0; code < 729; code++) {
             double d = 0;
             int64_t b = 0;

@@ -109,7 +109,7 @@ static bool is_protected(const setup *s, int pos, int n) { return pos < s->sink 
 
 static int budget_of(const setup *s, const policy *p, const dense *x) {
     bool clamped;
-    if (s->unit == BYTES) return budget_kept(p, x->n_prompt, x->n, &clamped); /* judged by test_policy_decode */
+    if (s->unit == BYTES) return budget_kept(p, 0, x->n_prompt, x->n, &clamped); /* judged by test_policy_decode */
     int n_ref = s->proportional ? x->n : x->n_prompt, least = 0;
     for (int i = 0; i < x->n; i++) least += is_protected(s, i, x->n);
     int k = s->unit == TOKENS ? (int)s->amount : (int)(n_ref * (1 - (1 - s->amount)));

@@ -29,7 +29,8 @@ policy_shape shape_with_profile(policy_shape shape) {
     static char sha[64][65]; /* by geometry: a shape keeps pointing here */
     static int n_made;
     char want[65], name[32];
-    snprintf(want, sizeof want, "%032d%032d", shape.n_layers, shape.n_kv);
+    int n_layers = shape.window ? shape.n_all_layers : shape.n_layers; /* with sliding layers it is one for layers: all */
+    snprintf(want, sizeof want, "%032d%032d", n_layers, shape.n_kv);
     int i = 0;
     while (i < n_made && strcmp(sha[i], want) != 0) i++;
     shape.profile_dir = temp_path("profiles");
@@ -37,9 +38,9 @@ policy_shape shape_with_profile(policy_shape shape) {
         assert_true(n_made < 64);
         memcpy(sha[n_made++], want, sizeof want);
         rng r = rng_make(7, (uint64_t)i);
-        head_profile *p = random_profile(&r, shape.n_layers, shape.n_kv, want);
+        head_profile *p = random_profile(&r, n_layers, shape.n_kv, want);
         assert_int_equal(io_make_dirs(shape.profile_dir), OK);
-        snprintf(name, sizeof name, "%d_%d.profile", shape.n_layers, shape.n_kv);
+        snprintf(name, sizeof name, "%d_%d.profile", n_layers, shape.n_kv);
         char *path = io_join(shape.profile_dir, name);
         assert_int_equal(head_profile_write(path, p), OK);
         mem_free(path);

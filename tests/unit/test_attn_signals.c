@@ -63,13 +63,13 @@ static void moments_body(const par *p, void *arg) {
     c->op(p, &c->a);
 }
 
-typedef struct data { /* a whole causal prompt */
+typedef struct data { /* a whole causal prompt, of which a row sees the last `window` tokens if that is not 0 */
     int n, n_kv, group, n_heads, d;
     float *q, *k, *v, *o, *lse; /* q, o [n][n_heads][d]; lse [n_heads][n] */
     double *p;                  /* [n_heads][n][n] */
 } data;
 
-static data data_make(rng *r, int n, int n_kv, int group, int d) {
+static data data_make(rng *r, int n, int n_kv, int group, int d, int window) {
     data x = {n, n_kv, group, n_kv * group, d, NULL, NULL, NULL, NULL, NULL, NULL};
     size_t rows = (size_t)(n * x.n_heads);
     x.q = attn_random(r, rows * (size_t)d, 1.5f);
@@ -82,7 +82,8 @@ static data data_make(rng *r, int n, int n_kv, int group, int d) {
         for (int i = 0; i < n; i++) {
             const float *q = x.q + (i * x.n_heads + h) * d, *k = x.k + h / group * n * d, *v = x.v + h / group * n * d;
             double *p = x.p + ((size_t)h * (size_t)n + (size_t)i) * (size_t)n, sum = 0;
-            for (int t = 0; t <= i; t++) {
+            int from = window && i >= window ? i - window + 1 : 0;
+            for (int t = from; t <= i; t++) {
                 double s = 0;
                 for (int c = 0; c < d; c++) s += (double)q[c] * (double)k[t * d + c];
                 sum += p[t] = exp(s / sqrt(d));
@@ -120,24 +121,26 @@ static void columns_on_bf16_tiles_agree_with_f64_on_rounded_inputs(void **state)
         skip();
     }
     for (int round = 0; round < 24; round++) {
-        data x = data_make(&r, 1 + (int)rng_below(&r, round < 20 ? 150 : 300), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 8), (const int[]){64, 20, 80, 33}[round % 4]);
+        data x = data_make(&r, 1 + (int)rng_below(&r, round < 20 ? 150 : 300), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 8), (const int[]){64, 20, 80, 33}[round % 4], 0);
         float scale = 1 / sqrtf((float)x.d), *out = malloc(sizeof(float) * (size_t)(x.n_heads * x.n)), *again = malloc(sizeof(float) * (size_t)(x.n_heads * x.n));
-        int lag = round % 5 == 1 ? (int)rng_below(&r, 30) : 0, power = 1 + round % 2, max = round % 3 == 2;
+        int lag = round % 5 == 1 ? (int)rng_below(&r, 30) : 0, power = 1 + round % 2, max = round % 3 == 2, window = round % 4 ? 0 : 1 + (int)rng_below(&r, (uint32_t)x.n);
         for (int h = 0; h < x.n_heads; h++)
             for (int i = 0; i < x.n; i++) {
                 const float *q = x.q + (i * x.n_heads + h) * x.d, *k = x.k + h / x.group * x.n * x.d;
                 double *p = x.p + ((size_t)h * (size_t)x.n + (size_t)i) * (size_t)x.n, sum = 0;
-                for (int t = 0; t <= i; t++) {
+                int from = window && i >= window ? i - window + 1 : 0;
+                for (int t = 0; t < from; t++) p[t] = 0;
+                for (int t = from; t <= i; t++) {
                     double s = 0;
                     for (int c = 0; c < x.d; c++)
                         s += (double)bf16_to_f32(bf16_from_f32(q[c] * (scale * 1.44269504f))) * (double)bf16_to_f32(bf16_from_f32(k[t * x.d + c]));
                     sum += p[t] = exp2(s);
                 }
-                for (int t = 0; t <= i; t++) p[t] /= sum;
+                for (int t = from; t <= i; t++) p[t] /= sum;
                 x.lse[h * x.n + i] = (float)log(sum);
             }
         attn_columns a = {.q = x.q, .lse = x.lse, .k = x.k, .out = out, .ld_lse = (size_t)x.n, .n_rows = x.n, .n_tokens = x.n, .n_heads = x.n_heads,
-                          .n_kv = x.n_kv, .head_dim = x.d, .scale = scale, .power = power, .lag = lag, .max = max};
+                          .n_kv = x.n_kv, .head_dim = x.d, .scale = scale, .power = power, .lag = lag, .window = window, .max = max};
         run((call){.with = &with, .columns = &a}, x.d, 1);
         for (int h = 0; h < x.n_heads; h++)
             for (int t = 0; t < x.n; t++) {
@@ -172,13 +175,13 @@ static void column_sums_agree_with_f64(void **state) {
     path paths[4];
     int n_paths = all_paths(paths);
     for (int round = 0; round < 20; round++) {
-        data x = data_make(&r, 1 + (int)rng_below(&r, round < 16 ? 150 : 300), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 8),
-                           (const int[]){64, 20, 80, 32}[round % 4]);
+        int n = 1 + (int)rng_below(&r, round < 16 ? 150 : 300), window = round % 3 == 1 ? 1 + (int)rng_below(&r, (uint32_t)n) : 0;
+        data x = data_make(&r, n, 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 8), (const int[]){64, 20, 80, 32}[round % 4], window);
         int first = round % 3 ? 0 : (int)rng_below(&r, (uint32_t)x.n), lag = round % 5 == 1 ? (int)rng_below(&r, 30) : 0;
         float *one = malloc(sizeof(float) * (size_t)(x.n_heads * x.n)), *out = malloc(sizeof(float) * (size_t)(x.n_heads * x.n));
         attn_columns a = {.q = x.q + first * x.n_heads * x.d, .lse = x.lse + first, .k = x.k, .ld_lse = (size_t)x.n, .first = first,
                           .n_rows = x.n - first, .n_tokens = x.n, .n_heads = x.n_heads, .n_kv = x.n_kv, .head_dim = x.d,
-                          .scale = 1 / sqrtf((float)x.d), .power = 1 + round / 2 % 2, .lag = lag, .max = round % 2,
+                          .scale = 1 / sqrtf((float)x.d), .power = 1 + round / 2 % 2, .lag = lag, .window = window, .max = round % 2,
                           .group_max = round % 4 == 2 || round % 7 == 3};
         int heads = a.group_max ? x.group : 1, n_out = x.n_heads / heads;
         for (int i = 0; i < n_paths; i++) {
@@ -359,7 +362,7 @@ static void output_changes_agree_with_f64(void **state) {
     path paths[4];
     int n_paths = all_paths(paths);
     for (int round = 0; round < 12; round++) {
-        data x = data_make(&r, 1 + (int)rng_below(&r, 200), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 4), round % 2 ? 64 : 20);
+        data x = data_make(&r, 1 + (int)rng_below(&r, 200), 1 + (int)rng_below(&r, 2), 1 + (int)rng_below(&r, 4), round % 2 ? 64 : 20, 0);
         int rows = 1 + (int)rng_below(&r, (uint32_t)attn_path_min(64, x.n)), first = x.n - rows;
         float *one = malloc(sizeof(float) * (size_t)(x.n_heads * x.n)), *out = malloc(sizeof(float) * (size_t)(x.n_heads * x.n));
         size_t at = (size_t)(first * x.n_heads * x.d);

@@ -294,7 +294,7 @@ static void conflicts_name_both_stages(void **state) {
         {1, "score: {key_diff: {block: 16}}\nbudget: 0.5\nquota: {adaptive: {}}", "score key_diff|block|quota adaptive"},
         {1, "score: {key_diff: {block: 16}}\nbudget: 0.5\nselect: {critical: {}}", "score key_diff|block|select critical"},
         {1, "trigger: {slack: 4, every: 4}", "slack: 4|every: 4"},
-        {1, "layers: all", "all|without a sliding window|global"},
+        {1, "layers: each", "each|global|all|with a sliding window"},
         {3, "score: recency\nbudget: 0.5\nquota: {fixed: {tokens: 5}}", "quota fixed|budget"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_policy_refused(cases[i].yaml, cases[i].line, cases[i].words);

@@ -41,11 +41,11 @@ int fill_tier(const fill_head *h, int i) {
     return h->taken[i] == 0 ? -1 : hull_of(h, i, &own, &w)->tier[h->taken[i] - 1];
 }
 
-static int64_t take_above(const fill_head *heads, int n_heads, int n, double lambda) {
+static int64_t take_above(const fill_head *heads, int n_heads, double lambda) {
     int64_t bytes = 0;
     for (int k = 0; k < n_heads; k++) {
         const fill_head *h = &heads[k];
-        for (int i = 0; i < n; i++) {
+        for (int i = 0; i < h->n; i++) {
             if (h->taken[i] == FILL_FIXED) continue;
             fill_hull own;
             double w;
@@ -59,15 +59,19 @@ static int64_t take_above(const fill_head *heads, int n_heads, int n, double lam
 }
 
 /* What is left goes to the steepest upgrades that fit, one by one: an upgrade that did not fit never will. */
-static int64_t spend_rest(const fill_head *heads, int n_heads, int n, int64_t left) {
+static int64_t spend_rest(const fill_head *heads, int n_heads, int64_t left) {
     int64_t spent = 0;
+    int most = 0;
+    for (int k = 0; k < n_heads; k++) most = heads[k].n > most ? heads[k].n : most;
     for (;;) {
         const fill_head *best = NULL;
         int at = 0, bytes = 0;
         double steepest = 0;
-        for (int i = 0; i < n; i++)
+        for (int back = most; back > 0; back--) /* from the lowest position on */
             for (int k = 0; k < n_heads; k++) {
                 const fill_head *h = &heads[k];
+                int i = h->n - back;
+                if (i < 0) continue;
                 fill_hull own;
                 double w;
                 int t = h->taken[i];
@@ -83,10 +87,10 @@ static int64_t spend_rest(const fill_head *heads, int n_heads, int n, int64_t le
     }
 }
 
-static double steepest_of(const fill_head *heads, int n_heads, int n) {
+static double steepest_of(const fill_head *heads, int n_heads) {
     double steepest = 0;
     for (int k = 0; k < n_heads; k++)
-        for (int i = 0; i < n; i++) {
+        for (int i = 0; i < heads[k].n; i++) {
             fill_hull own;
             double w;
             if (heads[k].taken[i] == FILL_FIXED) continue;
@@ -96,15 +100,15 @@ static double steepest_of(const fill_head *heads, int n_heads, int n) {
     return steepest;
 }
 
-int64_t fill_spend(const fill_head *heads, int n_heads, int n, int64_t bytes) {
-    int64_t all = take_above(heads, n_heads, n, 0);
+int64_t fill_spend(const fill_head *heads, int n_heads, int64_t bytes) {
+    int64_t all = take_above(heads, n_heads, 0);
     if (all <= bytes) return all;
-    double lo = 0, hi = steepest_of(heads, n_heads, n);
+    double lo = 0, hi = steepest_of(heads, n_heads);
     for (int i = 0; i < 64; i++) {
         double mid = lo + (hi - lo) / 2;
-        if (take_above(heads, n_heads, n, mid) > bytes) lo = mid;
+        if (take_above(heads, n_heads, mid) > bytes) lo = mid;
         else hi = mid;
     }
-    int64_t spent = take_above(heads, n_heads, n, hi);
-    return spent + spend_rest(heads, n_heads, n, bytes - spent);
+    int64_t spent = take_above(heads, n_heads, hi);
+    return spent + spend_rest(heads, n_heads, bytes - spent);
 }

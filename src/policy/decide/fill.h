@@ -16,6 +16,7 @@ void fill_make_hull(double e_drop, const double *e, const int *bytes, int n_tier
 
 typedef struct fill_head {
     fill_hull hull;
+    int n;                /* items; all heads end at the same position */
     const float *weight;  /* [n] */
     const float *drop;    /* [n] error of each item that goes, in place of one for all: items then have hulls of their own, of weight * e; or NULL */
     double e[FILL_MAX_TIERS];    /* with drop: what fill_make_hull would take */
@@ -29,5 +30,5 @@ enum { FILL_FIXED = 0xff };
 int fill_tier(const fill_head *h, int i);
 /* Takes every upgrade with a slope above the smallest lambda that fits, found by bisection; then in falling order (ties: lower position,
  * then lower head) each one that still fits and whose predecessor is taken. Returns the bytes spent. */
-int64_t fill_spend(const fill_head *heads, int n_heads, int n, int64_t bytes);
+int64_t fill_spend(const fill_head *heads, int n_heads, int64_t bytes);
 #endif

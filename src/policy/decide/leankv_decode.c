@@ -224,7 +224,7 @@ void leankv_decode(const leankv *c, const decision *d, head_items *h) {
     sections s = {.c = c, .d = d, .h = h, .now = d->n_tokens, .first_free = d->p->protect.sink, .recent = d->p->protect.recent};
     s.key = (int32_t *)d->keys; /* half a sorting key per item, one per block */
     s.least = (int32_t (*)[2])(d->keys + (h->n + 1) / 2);
-    double per = c->base_decode == BASE_DECODE_KEPT ? h->n : d->n_tokens;
+    double per = c->base_decode == BASE_DECODE_KEPT ? h->n : window_sees(policy_layer_window(d->p, h->layer), d->n_tokens);
     s.p = leankv_alpha_l(c, d, h->layer) * d->scale / per;
     s.q = c->alpha_h * d->scale / per;
     judge(&s);

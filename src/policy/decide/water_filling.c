@@ -107,7 +107,7 @@ static void open_head(const water_conf *c, const decision *d, const head_items *
     }
     for (int r = 0; r < rows && c->key_term == 0; r++) query += group_mean(sig[c->query] + at, group, n, r, rows);
     bool squared = c->weight == WEIGHT_MASS_SQUARED;
-    *out = (fill_head){.weight = h->score, .squared = squared, .taken = h->target};
+    *out = (fill_head){.n = n, .weight = h->score, .squared = squared, .taken = h->target};
     double unit = squared ? a2 : m1;
     if (n_free == 0 || !(unit > 0)) return;
     double kappa = squared ? m1 / a2 : 1, key = c->key_term == 0 ? query * (spread / m1) / ((double)p->shape.head_dim * p->shape.head_dim) : 0;
@@ -131,7 +131,9 @@ static int protected_tier(const water_conf *c, uint8_t flags) { return flags & I
 /* What the items of heads may cost: their share of the budget less protected items and the most that page tables can take. */
 static int64_t item_budget(const water_conf *c, const decision *d, const head_items *heads, int n_heads) {
     const policy *p = d->p;
-    double all = budget_sequence_bytes(p, d->n_tokens) * n_heads / (p->shape.n_layers * p->shape.n_kv), left = all, page = 0;
+    double all = budget_sequence_bytes(p, d->n_tokens) * n_heads / (p->shape.n_layers * p->shape.n_kv), page = 0;
+    if (c->per_layer) all = budget_layer_bytes(p, heads[0].layer, d->n_tokens);
+    double left = all;
     for (int t = 0; t < p->needs.n_tiers; t++) {
         double bytes = (double)p->page_items[t] * p->item_bytes[t];
         if (page == 0 || bytes < page) page = bytes;
@@ -145,7 +147,7 @@ static int64_t item_budget(const water_conf *c, const decision *d, const head_it
 }
 
 static void fill_heads(const water_conf *c, const decision *d, head_items *heads, int n_heads, fill_head *fill) {
-    fill_spend(fill, n_heads, heads[0].n, item_budget(c, d, heads, n_heads));
+    fill_spend(fill, n_heads, item_budget(c, d, heads, n_heads));
     for (int k = 0; k < n_heads; k++)
         for (int i = 0; i < heads[k].n; i++) {
             uint8_t *t = &heads[k].target[i];

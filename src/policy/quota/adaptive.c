@@ -126,7 +126,7 @@ static void blend_exact(const decision *d, double alpha, int base, const int *ro
  * many in every head. */
 static void adaptive_allot(const void *conf, const decision *d) {
     const adaptive_conf *c = conf;
-    int room[POLICY_MAX_KV_HEADS], all_room = 0, forced = d->heads[0].n - count_free(&d->heads[0]), base = d->kept - forced;
+    int room[POLICY_MAX_KV_HEADS], all_room = 0, forced = d->heads[0].n - count_free(&d->heads[0]), base = d->heads[0].kept - forced;
     for (int k = 0; k < d->n_heads; k++) {
         room[k] = count_free(&d->heads[k]);
         all_room += room[k];
@@ -134,14 +134,14 @@ static void adaptive_allot(const void *conf, const decision *d) {
     }
     if (base <= 0 || all_room <= d->n_heads * base || d->heads[0].layer < c->skip) {
         bool all = base > 0 && all_room <= d->n_heads * base;
-        for (int k = 0; k < d->n_heads; k++) d->heads[k].quota = all || d->kept > d->heads[k].n ? d->heads[k].n : d->kept;
+        for (int k = 0; k < d->n_heads; k++) d->heads[k].quota = all || d->heads[k].kept > d->heads[k].n ? d->heads[k].n : d->heads[k].kept;
         return;
     }
     float weight[POLICY_MAX_KV_HEADS];
     for (int k = 0; k < d->n_heads; k++) weight[k] = c->normalize ? head_weight(d, &d->heads[k], base) : 1.0f;
     int safe = 0;
     if (c->mode == MODE_FLOOR && c->alpha > 0) {
-        safe = (int)(d->kept * c->alpha);
+        safe = (int)(d->heads[0].kept * c->alpha);
         if (safe < 1) safe = 1;
         for (int k = 0; k < d->n_heads; k++) d->heads[k].safe = safe;
         safe = safe > forced ? safe - forced : 0;

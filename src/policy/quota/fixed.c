@@ -24,7 +24,7 @@ static void fixed_describe(const policy *p, const void *conf, char *out, size_t 
 static void fixed_allot(const void *conf, const decision *d) {
     for (int k = 0; k < d->n_heads; k++) {
         head_items *h = &d->heads[k];
-        h->quota = d->kept < h->n && h->layer >= d->p->skip_layers ? d->kept : h->n;
+        h->quota = h->kept < h->n && h->layer >= d->p->skip_layers ? h->kept : h->n;
     }
 }
 

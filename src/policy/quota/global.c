@@ -1,7 +1,7 @@
 /* One ranking over all KV heads of all layers (or of each layer) decides how many items each head keeps; forced and protected items
  * come first and count. There is no floor: a head may keep nothing else (KVzip, arXiv 2505.23416).
  *
- *   count kept      the best n_heads * kept items stay
+ *   count kept      as many stay as the budget allows the heads together
  *   count evicted   the int(items * (1 - ratio)) lowest of the prompt go, as kvpress counts: up to one item more stays; needs a budget in ratio
  */
 #include <stdio.h>
@@ -40,8 +40,11 @@ static void global_describe(const policy *p, const void *conf, char *out, size_t
 
 static void global_allot(const void *conf, const decision *d) {
     const global_conf *c = conf;
-    int64_t items = 0, total = (int64_t)d->n_heads * d->kept;
-    for (int k = 0; k < d->n_heads; k++) items += d->heads[k].n;
+    int64_t items = 0, total = 0;
+    for (int k = 0; k < d->n_heads; k++) {
+        items += d->heads[k].n;
+        total += d->heads[k].kept;
+    }
     if (total > items) total = items;
     if (c->count) total = items - (int64_t)((double)items * (1 - d->p->budget.amount));
     ranking_allot(d, total);

@@ -142,17 +142,19 @@ static int64_t gain_below(const market *m, uint64_t v) {
 }
 
 /* What must go, in the unit that is counted. */
-static int64_t wanted(const market *m, int kept) {
-    int64_t items = 0, held = 0, n_heads = 0;
+static int64_t wanted(const market *m) {
+    int64_t items = 0, held = 0, kept = 0, kept_pages = 0;
     int chunk = policy_chunk(m->p, 0);
     for (int k = 0; k < m->n_heads; k++) {
         const head_items *h = &m->heads[k];
         items += h->n;
         held += (h->n + chunk - 1) / chunk;
-        n_heads += k == 0 || h->head != h[-1].head || h->layer != h[-1].layer;
+        if (k > 0 && h->head == h[-1].head && h->layer == h[-1].layer) continue; /* another tier of the same head */
+        kept += h->kept;
+        kept_pages += (h->kept + chunk - 1) / chunk;
     }
-    int64_t excess = items - n_heads * kept;
-    if (m->c->count == COUNT_PAGES) excess = held - n_heads * ((kept + chunk - 1) / chunk);
+    int64_t excess = items - kept;
+    if (m->c->count == COUNT_PAGES) excess = held - kept_pages;
     if (m->c->count == COUNT_EXCESS) excess = excess > 0 ? (excess + chunk - 1) / chunk : 0;
     return excess > 0 ? excess : 0;
 }
@@ -193,7 +195,7 @@ static void pages_allot(const void *conf, const decision *d) {
         }
         for (; k < d->n_heads && competes_with(c, m.heads, &d->heads[k]); x += d->heads[k++].n, m.n_heads++)
             d->heads[k].quota = head_prices(c, d, &d->heads[k], x);
-        buy(&m, wanted(&m, d->kept));
+        buy(&m, wanted(&m));
     }
 }
 

@@ -58,7 +58,7 @@ static void profile_describe(const policy *p, const void *conf, char *out, size_
     snprintf(out, n, "%s %016llx", c->name, (unsigned long long)c->profile->checksum);
 }
 
-/* Keys carry the position in their lower half, and with it the item: prompt items are in order of positions. */
+/* Keys carry the position in their lower half, and with it the item: prompt items are one run of positions. */
 static void rank_head(const profile_conf *c, const decision *d, head_items *h) {
     int n = 0;
     for (int i = 0; i < h->n; i++)
@@ -66,10 +66,10 @@ static void rank_head(const profile_conf *c, const decision *d, head_items *h) {
     topk_sort(d->keys, (uint64_t *)(void *)d->tmp, n);
     float above = 1;
     for (int r = 0; r < n; r++) { /* a flat stretch of the curve still falls by the smallest step */
-        uint32_t tie = (uint32_t)d->keys[n - 1 - r], pos = d->p->ties_high ? tie : ~tie;
-        assert(h->pos[pos] == pos);
+        uint32_t tie = (uint32_t)d->keys[n - 1 - r], i = (d->p->ties_high ? tie : ~tie) - h->pos[0];
+        assert(i < (uint32_t)h->n && h->pos[i] == h->pos[0] + i);
         above = fminf(-head_profile_value(c->profile, h->layer, h->head, r, n), nextafterf(above, -2));
-        h->score[pos] = above;
+        h->score[i] = above;
     }
 }
 
@@ -77,7 +77,7 @@ static void profile_allot(const void *conf, const decision *d) {
     int64_t total = 0;
     for (int k = 0; k < d->n_heads; k++) {
         rank_head(conf, d, &d->heads[k]);
-        total += d->kept < d->heads[k].n ? d->kept : d->heads[k].n;
+        total += d->heads[k].kept < d->heads[k].n ? d->heads[k].kept : d->heads[k].n;
     }
     ranking_allot(d, total);
 }

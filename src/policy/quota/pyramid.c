@@ -6,6 +6,7 @@
  *   kvpress  the same in reals from S * ratio, where layer l keeps rint(max - l step) in all, window included; uniform unless
  *            S >= max >= min >= w
  *   exact    the schedule of factory in reals, rounded so that the layers' total is L * kept
+ * With sliding layers each layer takes its place in the schedule of its own S and kept.
  */
 #include <math.h>
 #include <stdio.h>
@@ -76,11 +77,11 @@ static void pyramid_allot(const void *conf, const decision *d) {
             w += (h->flags[i] & (ITEM_PROTECTED | ITEM_FORCED)) != 0;
             least += (h->flags[i] & ITEM_PROTECTED) != 0;
         }
-        double cap = p->budget.unit == BUDGET_RATIO ? h->n * (1 - (1 - p->budget.amount)) : d->kept;
-        if (d->kept >= h->n) q = h->n;
+        double cap = p->budget.unit == BUDGET_RATIO ? h->n * (1 - (1 - p->budget.amount)) : h->kept;
+        if (h->kept >= h->n) q = h->n;
         else if (c->mode == MODE_KVPRESS) q = kvpress(cap, w, h->n, h->layer, n_layers, c->beta);
-        else if (c->mode == MODE_FACTORY) q = factory(d->kept, w, h->n, h->layer, n_layers, c->beta);
-        else q = exact(d->kept, w, h->n, h->layer, n_layers, c->beta);
+        else if (c->mode == MODE_FACTORY) q = factory(h->kept, w, h->n, h->layer, n_layers, c->beta);
+        else q = exact(h->kept, w, h->n, h->layer, n_layers, c->beta);
         q = q > least ? q : least; /* kvpress counts from the ratio, whatever is protected */
         h->quota = q < h->n ? q : h->n;
     }

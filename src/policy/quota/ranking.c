@@ -21,7 +21,7 @@ void ranking_allot(const decision *d, int64_t total) {
     }
     if (total <= forced && forced > 0) {
         for (int k = 0; k < d->n_heads; k++) {
-            int room = d->kept < d->heads[k].n ? d->kept : d->heads[k].n;
+            int room = d->heads[k].kept < d->heads[k].n ? d->heads[k].kept : d->heads[k].n;
             if (d->heads[k].quota > room) d->heads[k].quota = room;
         }
         return;

@@ -45,7 +45,7 @@ static void expected_score(const void *conf, const decision *d) {
         for (int i = 0; i < h->n; i++) {
             h->score[i] += (float)c->epsilon;
             if (c->value_norm) h->score[i] *= d->signal[c->norm][(size_t)h->head * n + (size_t)i];
-            if (i < c->sinks) h->flags[i] |= ITEM_FORCED;
+            if (h->pos[i] < (uint32_t)c->sinks) h->flags[i] |= ITEM_FORCED;
         }
     }
 }

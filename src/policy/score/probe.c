@@ -25,7 +25,7 @@ static err probe_parse(policy *p, const node *at, const node *map, void *conf) {
     probe_conf *c = conf;
     TRY(fields_read(map, probe_fields, c));
     if (c->normalise) TRY(policy_request_signal(p, at, (signal_request){.kind = SIGNAL_VALUE_OUTPUT, .power = 2}, &c->norm));
-    signal_request r = {.kind = SIGNAL_PROBE_MASS, .rows = c->chunk, .first = c->chat, .unit = c->normalise};
+    signal_request r = {.kind = SIGNAL_PROBE_MASS, .rows = c->chunk, .first = c->chat, .unit = c->normalise, .sliding = p->needs.all_layers};
     return policy_request_signal(p, at, r, &c->signal);
 }
 
@@ -51,7 +51,7 @@ static void probe_score(const void *conf, const decision *d) {
             probe_score_query(c, d, h, m, d->tmp);
             signal_group_add(GROUP_MAX, m, d->tmp, h->n, h->score);
         }
-        for (int i = 0; i < h->n && i < c->sinks; i++) h->flags[i] |= ITEM_FORCED;
+        for (int i = 0; i < h->n && h->pos[i] < (uint32_t)c->sinks; i++) h->flags[i] |= ITEM_FORCED;
     }
 }
 
