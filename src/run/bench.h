@@ -43,7 +43,8 @@ bench_times bench_of_samples(double *seconds, int n); /* sorts */
 double bench_read_gbs(const bench *b, int threads, const uint64_t *data, size_t bytes);
 
 MUST err bench_attention(bench *b);
-MUST err bench_linear(bench *b);
+MUST err bench_linear(bench *b);  /* passes over the model's weights, then each weight type: */
+MUST err bench_weights(bench *b);
 MUST err bench_pool(bench *b);
 MUST err bench_compact(bench *b);
 MUST err bench_prefill(bench *b);

@@ -260,6 +260,7 @@ err bench_linear(bench *b) {
         r.of = few ? b->read_gbs : b->peak_gops[m->be->math == MATH_FAST] * b->threads;
         bench_add(b, &r);
     }
+    e = bench_weights(b);
 done:
     mem_free(x), mem_free(c.a.q), mem_free(c.y);
     return e;

@@ -11,6 +11,7 @@ holds() { # name, python expression over d
 holds "every section has rows" 'set(x["section"] for x in r) == {"machine", "attention", "linear", "prefill", "decode", "batch", "pool", "compact", "memory"}'
 holds "the shortest is not above the median, and rates are positive" 'all(x.get("min", 0) <= x.get("median", 0) and x["rate"] > 0 for x in r)'
 holds "every path of this CPU is timed" 'len(set(x["isa"] for x in r if x["section"] == "attention")) == len(d["machine"]["isa"])'
+holds "every weight type is timed" 'set(x["what"].split()[0] for x in r if x["section"] == "linear" and " x " in x["what"]) == set("Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q4_K Q5_K Q6_K F16 BF16 F32".split())'
 holds "one thread and two" 'set(x["threads"] for x in r if x["section"] == "attention") == {1, 2}'
 holds "formats and lengths as asked for" 'all(any(x["what"].startswith(f) and "%d items" % n in x["what"] for x in r) for f in ("f16", "k4v2") for n in (64, 200))'
 holds "load average and repeats are noted" 'd["load_before"] >= 0 and d["repeats"] == 2'
