@@ -219,7 +219,7 @@ static int left_of_budget(const policy *p, int left, int kept) {
 /* Items per head that the budget allows in the decision at n_tokens tokens: all of them where no count limits it. */
 static void find_budgets(const policy *p, policy_state *s, int n_tokens, bool limited) {
     bool clamped = false, counted = limited && !policy_scales_to_bytes(p), all = p->needs.all_layers;
-    s->budget_layer[0] = counted ? budget_kept(p, 0, s->n_prompt, n_tokens, &clamped) : n_tokens;
+    s->budget_layer[0] = counted && policy_n_sliding(p) < p->shape.n_layers ? budget_kept(p, 0, s->n_prompt, n_tokens, &clamped) : n_tokens;
     s->budget_layer[1] = counted && all ? budget_kept(p, p->shape.window, s->n_prompt, n_tokens, &clamped) : n_tokens;
     s->budget_now[KEPT_GLOBAL] = counted ? class_mean(p, s->budget_layer[0], s->budget_layer[1]) : n_tokens;
     s->budget_now[KEPT_SLIDING] = s->budget_layer[1];

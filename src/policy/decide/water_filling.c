@@ -162,7 +162,7 @@ static void water_decide(const void *conf, const decision *d) {
     _Static_assert(sizeof(fill_head) <= STAGE_HEAD_KEYS * sizeof(uint64_t), "a head's record fits the keys of a few items");
     fill_head *fill = (fill_head *)d->keys; /* one record per head in place of sorting keys */
     float *drop = (float *)(d->keys + (size_t)d->n_heads * STAGE_HEAD_KEYS); /* behind the records, an item each */
-    for (int k = 0; k < d->n_heads; k++) open_head(c, d, &d->heads[k], drop + (size_t)k * (size_t)d->heads[k].n, &fill[k]);
+    for (int k = 0; k < d->n_heads; drop += d->heads[k++].n) open_head(c, d, &d->heads[k], drop, &fill[k]);
     int step = c->per_layer ? d->p->shape.n_kv : d->n_heads;
     for (int k = 0; k < d->n_heads; k += step) fill_heads(c, d, d->heads + k, step, fill + k);
 }
