@@ -78,7 +78,9 @@ MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_by
     s->n_tiers = need->n_tiers;
     err r;
     int pos_bytes = !need->pos_column ? 0 : e->context <= 65536 ? 2 : 4;
-    GOTO(fail, r, page_layout_search(need->tiers, need->n_tiers, mp->head_dim, pos_bytes, need->score_column, tokens_hint, s->layouts));
+    if (!need->page_bytes) GOTO(fail, r, page_layout_search(need->tiers, need->n_tiers, mp->head_dim, pos_bytes, need->score_column, tokens_hint, s->layouts));
+    for (int t = 0; t < need->n_tiers && need->page_bytes; t++)
+        GOTO(fail, r, page_layout_make(need->tiers[t], mp->head_dim, pos_bytes, need->score_column, (size_t)need->page_bytes, &s->layouts[t]));
     GOTO(fail, r, policy_bind(p, s->layouts));
     GOTO(fail, r, pool_create(s->layouts[0].page_bytes, max_bytes, &s->pages));
     *out = s;

@@ -122,6 +122,23 @@ static err unknown_stage(const node *n, stage_kind kind, const char *name) {
                     hint ? ", did you mean \"" : "", hint ? hint : "", hint ? "\"" : "", list);
 }
 
+/* A size that a system fixes, in place of the one with the least slack (DiffKV: 6,784 bytes at head_dim 128). */
+static err parse_page_bytes(policy *p, const node *n) {
+    enum { LEAST = 1024, MOST = 65536, UNIT = 64 };
+    int64_t bytes;
+    if (node_type(n) == NODE_NULL) return OK;
+    TRY(node_as_int(n, &bytes));
+    if (bytes < LEAST || bytes > MOST || bytes % UNIT)
+        return NODE_ERR(n, "page_bytes is %lld: multiples of %d from %d to %d are supported", (long long)bytes, UNIT, LEAST, MOST);
+    p->needs.page_bytes = (int)bytes;
+    for (int t = 0; t < p->needs.n_tiers; t++) {
+        page_layout l;
+        if (page_layout_make(p->needs.tiers[t], p->shape.head_dim, 4, true, (size_t)bytes, &l) == OK) continue;
+        return NODE_ERR(n, "page_bytes: %lld bytes do not hold the fewest items that a page of %s takes", (long long)bytes, p->tier_names[t]);
+    }
+    return OK;
+}
+
 /* `score: random` or `score: {window: {rows: 32}}`; `fallback` (may be NULL) when nothing is written. */
 static err parse_stage(policy *p, const policy_parts *at, stage_kind kind, const char *fallback) {
     const node *n = at->stage[kind], *map = NULL;
@@ -222,13 +239,18 @@ static void describe(policy *p) {
     if (!p->trigger.prefill) append(text, sizeof text, " . ", "not at prefill");
     if (p->slot_positions) append(text, sizeof text, " . ", "slot positions");
     if (p->needs.all_layers) append(text, sizeof text, " . ", "all layers");
+    if (p->needs.page_bytes) {
+        snprintf(part, sizeof part, "pages of %d bytes", p->needs.page_bytes);
+        append(text, sizeof text, " . ", part);
+    }
     p->text = mem_strdup(text);
 }
 
 static err build(policy *p, const node *conf) {
     policy_parts at = {.root = conf};
+    const node *page_bytes = NULL;
     if (node_type(conf) != NODE_NULL && node_type(conf) != NODE_MAP)
-        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, layers, score, quota, select, tier and decide");
+        return NODE_ERR(conf, "policy is a map of budget, tiers, trigger, protect, positions, layers, page_bytes, score, quota, select, tier and decide");
     if (conf && node_type(conf) == NODE_MAP) {
         const char *const about[] = {"origin", "summary", "preset"}; /* belong to preset files and the runner */
         for (size_t i = 0; i < sizeof about / sizeof *about; i++) (void)node_get(conf, about[i]);
@@ -238,12 +260,14 @@ static err build(policy *p, const node *conf) {
         at.protect = node_get(conf, "protect");
         at.positions = node_get(conf, "positions");
         at.layers = node_get(conf, "layers");
+        page_bytes = node_get(conf, "page_bytes");
         for (int k = 0; k < STAGE_N_KINDS; k++) at.stage[k] = node_get(conf, stage_kind_name((stage_kind)k));
         TRY(node_check_read(conf));
     }
     p->needs.scope = SCOPE_HEAD;
     TRY(parse_layers(p, at.layers));
     TRY(parse_tiers(p, at.tiers));
+    TRY(parse_page_bytes(p, page_bytes));
     TRY(protect_parse(at.protect, &p->protect));
     TRY(trigger_parse(at.trigger, &p->trigger));
     TRY(parse_positions(p, at.positions));

@@ -71,6 +71,7 @@ typedef struct policy_needs {
     bool pos_column, score_column; /* in pages, while decoding */
     live_spec live;                /* what attention adds to the score columns at each step; score_column says if it is on */
     int slot_sinks;                /* > 0: slot positions (StreamingLLM): leading sinks take the ATTN_SLOT query */
+    int page_bytes;                /* 0: the engine searches the size with the least slack */
     int n_tiers;
     kv_format tiers[KV_MAX_TIERS]; /* tier 0 is the hot one */
 } policy_needs;

@@ -275,6 +275,42 @@ static void long_runs_equal_the_definition(void **state) {
     for (int round = 0; round < 500; round++) one_run(&r, 40 + (int)rng_below(&r, 110));
 }
 
+/* All live scores alike, as zeros are: exactly the pages that were asked for go, whole ones, and the heads in front give first. */
+static void equal_scores_free_exactly_what_was_asked(void **state) {
+    enum { N = 44, CHUNK = 8, HELD = 6, KEEP = 3 };
+    static const char *const over[] = {"sequence", "layer", "head"};
+    for (int o = 0; o < 3; o++)
+        for (int slack = 0; slack < 2; slack++) {
+            char yaml[300];
+            snprintf(yaml, sizeof yaml, "{budget: {tokens: %d}, score: {window: {rows: 8, force_window: false, live: add}}, quota: {pages: {chunk: %d, over: %s, count: pages}}, "
+                     "protect: {recent: 4}, trigger: {prefill: false, %s}}", KEEP * CHUNK, CHUNK, over[o], slack ? "slack: 4" : "pressure: true");
+            policy *p = policy_from_text(shape, yaml);
+            policy_state *st;
+            static model m;
+            setup s = {.over = o, .recent = 4};
+            assert_int_equal(policy_state_create(p, 1, &st), OK);
+            for (size_t i = 0; i < sizeof signal / sizeof *signal; i++) signal[i] = 0;
+            prefill(&s, p, st, &m, N);
+            static uint32_t pos[N];
+            static uint8_t tier[N];
+            static float score[N_COLS][N];
+            policy_columns cols[N_COLS];
+            for (int i = 0; i < N; i++) pos[i] = (uint32_t)i;
+            for (int c = 0; c < N_COLS; c++) cols[c] = (policy_columns){c / N_KV, c % N_KV, N, pos, tier, score[c], target[c]};
+            assert_int_equal(policy_decode(p, st, N, cols), OK);
+            int freed = 0;
+            for (int c = 0; c < N_COLS; c++) {
+                int left = 0;
+                for (int i = 0; i < N; i++) left += target[c][i] != KV_DROP;
+                assert_true(left == N || left % CHUNK == 0);
+                freed += HELD - (left + CHUNK - 1) / CHUNK;
+            }
+            assert_int_equal(freed, N_COLS * (HELD - KEEP));
+            policy_state_destroy(st);
+            policy_destroy(p);
+        }
+}
+
 static void sequences_under_pressure_are_ranked(void **state) {
     static const struct { const char *order; int64_t fresh, compressed, full; } cases[] = {
         {"uncompressed", 0, 1, 1}, {"compressible", -420, -60, -420}, {"stale", 0, -10, -10},
@@ -305,6 +341,7 @@ int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(long_runs_equal_the_definition),
+        cmocka_unit_test(equal_scores_free_exactly_what_was_asked),
         cmocka_unit_test(sequences_under_pressure_are_ranked),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));

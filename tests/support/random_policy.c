@@ -23,7 +23,11 @@ static const char *group(rng *r) { return ONE_OF(r, "mean", "max", "sum"); }
 static const char *yes_no(rng *r) { return ONE_OF(r, "true", "false"); }
 
 static void add_score(rng *r, char *out) {
-    switch (below(r, 12)) {
+    switch (below(r, 13)) {
+    case 12:
+        add(out, ", score: {biased: {of: {%s}, from: [0, %d], bias: [%g, 0], weight: %g}}", ONE_OF(r, "window: {rows: 9, force_window: false}",
+            "window: {rows: 8, force_window: false, live: add, reduce: mean}", "column: {live: true}", "key_norm"), 1 + below(r, 90), below(r, 5) / 4.0 - 0.5, below(r, 3) * 0.5);
+        break;
     case 11: add(out, ", score: {mean_rank: {expected: {sinks: %d}, window: {rows: %d, force_window: %s}}}", below(r, 5), 1 + below(r, 40), yes_no(r)); break;
     case 10:
         add(out, ", score: {significance: {rows: %d, %s}}", below(r, 65), ONE_OF(r, "group: mean", "order: max_of_sum", "order: sum_of_max"));
@@ -61,8 +65,9 @@ static void add_quota(rng *r, char *out) {
     switch (below(r, 8)) {
     case 7: add(out, ", quota: profile"); break;
     case 6:
-        add(out, ", quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d}}", below(r, 3) * 8, ONE_OF(r, "max", "sum", "mean"),
-            ONE_OF(r, "sequence", "layer", "head"), ONE_OF(r, "auto", "auto", "pages", "items", "excess"), below(r, 3));
+        add(out, ", quota: {pages: {chunk: %d, price: %s, over: %s, count: %s, least: %d%s}}", below(r, 3) * 8, ONE_OF(r, "max", "sum", "mean"),
+            ONE_OF(r, "sequence", "layer", "head"), ONE_OF(r, "auto", "auto", "pages", "items", "excess"), below(r, 3),
+            chance(r, 20) ? ", control_layers: [0]" : "");
         break;
     case 0: add(out, ", quota: %s", ONE_OF(r, "fixed", "{fixed: {skip: 1}}", "none")); break;
     case 1:
@@ -141,7 +146,7 @@ void random_policy(rng *r, char out[RANDOM_POLICY_BYTES]) {
 int random_policy_sides(const char *message) {
     static const char *const names[] = {
         "budget", "score", "quota", "select", "tier ", "tiers", "trigger", "prefill", "skip", "block", "bytes", "pages", "tokens", "ratio", "slack", "every", "protect", "sink", "recent", "positions",
-        "live", "layers", "profile", "head_dim", "force_window", "reduce", "lag", "count: evicted", "rounding", "mode:", "decode", "f16", "k8v", "k4v", "k4cv4g32"};
+        "live", "control_layers", "layers", "profile", "head_dim", "force_window", "reduce", "lag", "count: evicted", "rounding", "mode:", "decode", "f16", "k8v", "k4v", "k4cv4g32"};
     int n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) n += strstr(message, names[i]) != NULL;
     return n;

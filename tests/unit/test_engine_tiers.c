@@ -196,6 +196,18 @@ static void pages_hold_what_heads_have(void **state) {
     }
 }
 
+/* Another size of page: the same numbers in other pages. */
+static void the_size_of_a_page_changes_no_bit(void **state) {
+    run a = open_tiny("leankv", NULL), b = open_tiny("leankv", "{page_bytes: 6784}");
+    assert_same_logits(&a, &b, PROMPT);
+    assert_int_equal(cache_layout(seq_cache(b.s), 0)->page_bytes, 6784);
+    assert_true(cache_layout(seq_cache(a.s), 0)->page_bytes != 6784);
+    for (int t = 0; t < 2; t++) assert_int_equal(items_of(&a, t), items_of(&b, t));
+    assert_int_equal(seq_bytes(a.s).payload, seq_bytes(b.s).payload);
+    run_close(&a);
+    run_close(&b);
+}
+
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -206,6 +218,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(everything_outside_the_window_may_be_low),
         cmocka_unit_test(what_a_step_adds_to_scores_is_a_probability),
         cmocka_unit_test(pages_hold_what_heads_have),
+        cmocka_unit_test(the_size_of_a_page_changes_no_bit),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -295,6 +295,9 @@ static void conflicts_name_both_stages(void **state) {
         {1, "score: {key_diff: {block: 16}}\nbudget: 0.5\nselect: {critical: {}}", "score key_diff|block|select critical"},
         {1, "trigger: {slack: 4, every: 4}", "slack: 4|every: 4"},
         {1, "layers: each", "each|global|all|with a sliding window"},
+        {1, "page_bytes: 100", "page_bytes|100|1024"},
+        {1, "page_bytes: 7000", "page_bytes|7000|multiples of 64"},
+        {2, "tiers: [f16, k4cv4g32]\npage_bytes: 2112\ntier: {uniform: {format: k4cv4g32}}", "page_bytes|2112|k4cv4g32"},
         {3, "score: recency\nbudget: 0.5\nquota: {fixed: {tokens: 5}}", "quota fixed|budget"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_policy_refused(cases[i].yaml, cases[i].line, cases[i].words);

@@ -162,16 +162,22 @@ static void repeat(const sections *s, bool (*step)(const sections *s)) {
     for (int i = 0; (s->c->victims == 0 || i < s->c->victims) && step(s); i++) continue;
 }
 
-/* The oldest token beyond position `after` that left the window since the last decision, -1 if there is none. */
-static int next_leaving(const sections *s, int after) {
-    const uint32_t *pos = s->h->pos;
-    int n = s->h->n, lo = s->d->first_new > s->first_free ? s->d->first_new : s->first_free, hi = s->now - s->recent, oldest = INT_MAX;
-    lo = lo > after + 1 ? lo : after + 1;
+VECTOR_CLONES static int oldest_in(const uint32_t *pos, int n, int lo, int hi) {
+    int oldest = INT_MAX;
     for (int i = 0; i < n; i++) {
         int at = (int)pos[i];
         at = at >= lo && at <= hi ? at : INT_MAX;
         oldest = at < oldest ? at : oldest;
     }
+    return oldest;
+}
+
+/* The oldest token beyond position `after` that left the window since the last decision, -1 if there is none. */
+static int next_leaving(const sections *s, int after) {
+    const uint32_t *pos = s->h->pos;
+    int n = s->h->n, lo = s->d->first_new > s->first_free ? s->d->first_new : s->first_free, hi = s->now - s->recent;
+    lo = lo > after + 1 ? lo : after + 1;
+    int oldest = lo > hi ? INT_MAX : oldest_in(pos, n, lo, hi);
     for (int i = 0; oldest < INT_MAX && i < n; i++)
         if ((int)pos[i] == oldest) return i;
     return -1;
