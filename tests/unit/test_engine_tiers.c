@@ -196,6 +196,28 @@ static void pages_hold_what_heads_have(void **state) {
     }
 }
 
+/* The fused decision places a prompt as score significance, select and tier threshold do, which are checked against other software. */
+static void its_prompt_phase_is_that_of_the_composed_stages(void **state) {
+    static const struct { const char *fused, *composed; } pairs[] = {
+        {"{decide: {leankv: {alpha_h: 1, alpha_l: 0.02}}}", NULL},
+        {"{decide: {leankv: {alpha_h: 3, alpha_l: 0.3}}}", "{select: {threshold: {alpha: 0.3}}, tier: {threshold: {levels: {k8v4: 3}}}}"},
+    };
+    for (int i = 0; i < 2; i++) {
+        run a = open_tiny("leankv", pairs[i].fused), b = open_tiny("leankv_prompt", pairs[i].composed);
+        cache_shape s = cache_get_shape(seq_cache(a.s));
+        int32_t ids[MAX_N];
+        random_ids(ids, MAX_N, a.n_vocab, seed_get() + 7);
+        assert_ok(seq_prefill(a.s, ids, PROMPT, a.logits));
+        assert_ok(seq_prefill(b.s, ids, PROMPT, b.logits));
+        for (int k = 0; k < n_lists(&a); k++)
+            for (int t = 0; t < 2; t++)
+                assert_int_equal(cache_n_items(seq_cache(a.s), k / s.n_kv, k % s.n_kv, t), cache_n_items(seq_cache(b.s), k / s.n_kv, k % s.n_kv, t));
+        assert_true(items_of(&a, 1) > 0);
+        run_close(&a);
+        run_close(&b);
+    }
+}
+
 /* Another size of page: the same numbers in other pages. */
 static void the_size_of_a_page_changes_no_bit(void **state) {
     run a = open_tiny("leankv", NULL), b = open_tiny("leankv", "{page_bytes: 6784}");
@@ -218,6 +240,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(everything_outside_the_window_may_be_low),
         cmocka_unit_test(what_a_step_adds_to_scores_is_a_probability),
         cmocka_unit_test(pages_hold_what_heads_have),
+        cmocka_unit_test(its_prompt_phase_is_that_of_the_composed_stages),
         cmocka_unit_test(the_size_of_a_page_changes_no_bit),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
