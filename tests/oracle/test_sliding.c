@@ -8,10 +8,9 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "engine/engine_impl.h"
-#include "format/rotate.h"
 #include "policy/stage.h"
 #include "tests/support/engines.h"
+#include "tests/support/naive_decode.h"
 #include "tests/support/profiles.h"
 #include "tests/support/random_policy.h"
 #include "tests/support/seed.h"
@@ -69,79 +68,14 @@ static int window_of(const engine *e, int layer) { return e->m->layers[layer].wi
 
 /* ---- decode: naive attention over the cache ---- */
 
-typedef struct item { uint32_t pos; float k[MAX_D], v[MAX_D]; } item;
-
-/* Items of a head, decoded, in the frame of the model. */
-static int read_items(const seq *s, int layer, int head, item *out) {
-    const cache *c = s->c;
-    uint32_t pos[MAX_N + 64];
-    uint8_t tier[MAX_N + 64];
-    item_columns ic = {0, pos, tier, NULL};
-    attn_segment seg[ATTN_MAX_SEGMENTS];
-    cache_columns(c, layer, head, &ic);
-    assert_true(ic.n <= MAX_N);
-    int n_segs = cache_segments(c, layer, head, 0, 0, seg), n = 0;
-    for (int g = 0; g < n_segs; g++)
-        for (int i = 0; i < seg[g].n_items; i++, n++) { /* tiers 1 .. first, then the hot one */
-            const page_layout *l = seg[g].layout;
-            const uint8_t *page = pool_base(cache_space_pool(s->space)) + (size_t)seg[g].pages[i / l->cap] * 64;
-            page_get(l, page, i % l->cap, out[n].k, out[n].v);
-            if (l->fmt.rotate & ROTATE_K) hadamard_rotate(out[n].k, l->head_dim);
-            if (l->fmt.rotate & ROTATE_V) hadamard_rotate(out[n].v, l->head_dim);
-            int t = (int)(l - cache_layout(c, 0)), at = i;
-            for (int below = 0; below < t; below++) at += cache_n_items(c, layer, head, below);
-            out[n].pos = pos[at];
-        }
-    assert_int_equal(n, ic.n);
-    return n;
-}
-
-typedef struct naive { seq *s; int32_t id; int pos; float *logits; } naive;
-
-static void naive_attention(const naive *a, const rows_pass *r, int layer) {
-    const model_params *mp = &a->s->e->m->p;
-    int d = mp->head_dim, group = mp->n_heads / mp->n_kv, window = window_of(a->s->e, layer);
-    static item x[MAX_N];
-    for (int h = 0; h < mp->n_heads; h++) {
-        int n = read_items(a->s, layer, h / group, x);
-        double s[MAX_N], max = -INFINITY, sum = 0, o[MAX_D] = {0};
-        for (int i = 0; i < n; i++) {
-            s[i] = 0;
-            for (int c = 0; c < d; c++) s[i] += (double)r->q[h * d + c] * (double)x[i].k[c];
-            s[i] = window && (int)x[i].pos <= a->pos - window ? -INFINITY : s[i] * (double)mp->attn_scale;
-            max = fmax(max, s[i]);
-        }
-        for (int i = 0; i < n; i++) sum += s[i] = exp(s[i] - max);
-        for (int i = 0; i < n; i++)
-            for (int c = 0; c < d; c++) o[c] += s[i] / sum * (double)x[i].v[c];
-        for (int c = 0; c < d; c++) r->attn[h * d + c] = (float)o[c];
-    }
-}
-
-static void naive_body(const par *p, void *arg) {
-    const naive *a = arg;
-    engine *e = a->s->e;
-    rows_pass r = rows_make(e, 1);
-    *(uint32_t *)e->ids_pos.p = (uint32_t)a->pos;
-    rows_embed(p, &r, &a->id);
-    for (int l = 0; l < e->m->p.n_layers; l++) {
-        const model_layer *y = &e->m->layers[l];
-        rows_qkv(p, &r, y);
-        rows_rope_and_round(p, &r, y);
-        naive_attention(a, &r, l);
-        rows_output_and_ffn(p, &r, y);
-    }
-    rows_logits(p, &r, a->logits);
-}
-
 /* What every head holds: no position twice, nothing but what the window holds and whole pages in front that wait to be freed. */
 static void check_held(const seq *s) {
     const model_params *mp = &s->e->m->p;
     int n_tokens = cache_n_tokens(s->c);
     for (int l = 0; l < mp->n_layers; l++)
         for (int h = 0; h < mp->n_kv; h++) {
-            static item x[MAX_N];
-            int n = read_items(s, l, h, x), window = window_of(s->e, l), hidden = 0, most = 0;
+            static naive_item x[NAIVE_MAX_ITEMS];
+            int n = naive_items(s, l, h, x), window = window_of(s->e, l), hidden = 0, most = 0;
             for (int i = 0; i < n; i++) {
                 for (int j = 0; j < i; j++) assert_true(x[j].pos != x[i].pos);
                 hidden += window && (int)x[i].pos < n_tokens - window; /* of the last step's query */
@@ -170,9 +104,8 @@ static void tokens_equal_dense_attention_over_what_is_kept(void **state) {
         static float have[VOCAB], want[VOCAB];
         for (int t = n; t < n + 24; t++) {
             assert_ok(seq_extend(s, w.ids + t, 1, have));
-            naive a = {s, w.ids[t], t, want};
             check_held(s);
-            par_run(1, naive_body, &a);
+            naive_step(s, w.ids[t], t, want);
             for (int i = 0; i < VOCAB; i++)
                 if (!(fabs((double)have[i] - (double)want[i]) < 1e-3)) fail_msg("token %d of %s: logit %d is %g, dense %g\n%s", t, models[round & 1], i, (double)have[i], (double)want[i], yaml);
         }
@@ -299,9 +232,9 @@ static double lost_output(const dense *x, int kv, int t) {
 
 /* The kept items of a head are `kept` of those that the window holds, and the best ones up to what f32 cannot tell apart. */
 static void check_kept(const seq *s, const dense *x, int layer, int kv, int kept, naive_score score, const char *yaml) {
-    static item have[MAX_N];
+    static naive_item have[NAIVE_MAX_ITEMS];
     bool stays[MAX_N] = {false};
-    int n = read_items(s, layer, kv, have), first = x->window && x->n > x->window - 1 ? x->n - (x->window - 1) : 0;
+    int n = naive_items(s, layer, kv, have), first = x->window && x->n > x->window - 1 ? x->n - (x->window - 1) : 0;
     if (kept > x->n - first) kept = x->n - first;
     if (n != kept) fail_msg("layer %d, head %d keeps %d items of %d, not %d\n%s", layer, kv, n, x->n, kept, yaml);
     for (int i = 0; i < n; i++) stays[have[i].pos] = true;

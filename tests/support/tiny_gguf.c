@@ -241,6 +241,23 @@ void tiny_model_add_tensors(gguf_writer *w, const tiny_model *m) {
     }
     add_random(w, m, "output_norm.weight", WTYPE_F32, m->n_embd, 0, 1, 0.1f);
     if (m->untied) add_random(w, m, "output.weight", m->head, m->n_embd, m->n_vocab, 0, logit);
+    for (int l = 0; l < m->n_layers && m->arch; l++) {
+        bool gemma3 = !strcmp(m->arch, "gemma3");
+        const struct {
+            const char *part;
+            int n;
+            bool there;
+            float mean, deviation;
+        } vectors[] = {{"attn_q.bias", n_q, !strcmp(m->arch, "qwen2"), 0, 0.5f}, {"attn_k.bias", n_k, !strcmp(m->arch, "qwen2"), 0, 0.5f},
+                       {"attn_v.bias", n_k, !strcmp(m->arch, "qwen2"), 0, 0.5f}, {"attn_q_norm.weight", m->head_dim, gemma3 || !strcmp(m->arch, "qwen3"), 1, 0.1f},
+                       {"attn_k_norm.weight", m->head_dim, gemma3 || !strcmp(m->arch, "qwen3"), 1, 0.1f},
+                       {"post_attention_norm.weight", m->n_embd, gemma3, 1, 0.1f}, {"post_ffw_norm.weight", m->n_embd, gemma3, 1, 0.1f}};
+        for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.%s", l, vectors[i].part);
+            if (vectors[i].there) add_random(w, m, name, WTYPE_F32, vectors[i].n, 0, vectors[i].mean, vectors[i].deviation);
+        }
+    }
 }
 
 /* --- model --- */
@@ -263,24 +280,33 @@ tiny_model tiny_model_default(void) {
                         .seed = 1};
 }
 
+static const char *key_of(const tiny_model *m, const char *name) {
+    static char key[80];
+    snprintf(key, sizeof key, "%s.%s", m->arch ? m->arch : "llama", name);
+    return key;
+}
+
 void tiny_model_add_metadata(gguf_writer *w, const tiny_model *m) {
-    gguf_write_str(w, "general.architecture", "llama");
+    char name[40];
+    snprintf(name, sizeof name, "tiny random %s", m->arch ? m->arch : "llama");
+    gguf_write_str(w, "general.architecture", m->arch ? m->arch : "llama");
     gguf_write_str(w, "general.type", "model");
-    gguf_write_str(w, "general.name", "tiny random llama");
-    gguf_write_u32(w, "llama.block_count", (uint32_t)m->n_layers);
-    gguf_write_u32(w, "llama.context_length", (uint32_t)m->context);
-    gguf_write_u32(w, "llama.embedding_length", (uint32_t)m->n_embd);
-    gguf_write_u32(w, "llama.feed_forward_length", (uint32_t)m->n_ff);
-    gguf_write_u32(w, "llama.attention.head_count", (uint32_t)m->n_head);
-    gguf_write_u32(w, "llama.attention.head_count_kv", (uint32_t)m->n_kv);
-    gguf_write_f32(w, "llama.rope.freq_base", m->rope_base);
-    gguf_write_f32(w, "llama.attention.layer_norm_rms_epsilon", m->rms_eps);
+    gguf_write_str(w, "general.name", name);
+    gguf_write_u32(w, key_of(m, "block_count"), (uint32_t)m->n_layers);
+    gguf_write_u32(w, key_of(m, "context_length"), (uint32_t)m->context);
+    gguf_write_u32(w, key_of(m, "embedding_length"), (uint32_t)m->n_embd);
+    gguf_write_u32(w, key_of(m, "feed_forward_length"), (uint32_t)m->n_ff);
+    gguf_write_u32(w, key_of(m, "attention.head_count"), (uint32_t)m->n_head);
+    gguf_write_u32(w, key_of(m, "attention.head_count_kv"), (uint32_t)m->n_kv);
+    gguf_write_f32(w, key_of(m, "rope.freq_base"), m->rope_base);
+    gguf_write_f32(w, key_of(m, "attention.layer_norm_rms_epsilon"), m->rms_eps);
     if (m->head_dim * m->n_head != m->n_embd) {
-        gguf_write_u32(w, "llama.attention.key_length", (uint32_t)m->head_dim);
-        gguf_write_u32(w, "llama.attention.value_length", (uint32_t)m->head_dim);
+        gguf_write_u32(w, key_of(m, "attention.key_length"), (uint32_t)m->head_dim);
+        gguf_write_u32(w, key_of(m, "attention.value_length"), (uint32_t)m->head_dim);
     }
-    gguf_write_u32(w, "llama.vocab_size", (uint32_t)m->n_vocab);
-    gguf_write_u32(w, "llama.rope.dimension_count", (uint32_t)m->head_dim);
+    gguf_write_u32(w, key_of(m, "vocab_size"), (uint32_t)m->n_vocab);
+    gguf_write_u32(w, key_of(m, "rope.dimension_count"), (uint32_t)m->head_dim);
+    if (m->window) gguf_write_u32(w, key_of(m, "attention.sliding_window"), (uint32_t)m->window);
     tiny_vocab_add(w, m->n_vocab);
     gguf_write_u32(w, "general.quantization_version", 2);
 }

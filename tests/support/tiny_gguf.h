@@ -1,4 +1,4 @@
-/* GGUF files for tests: a writer that can also write nonsense, and small random llama models that are complete:
+/* GGUF files for tests: a writer that can also write nonsense, and small random models (llama if not said otherwise) that are complete:
  * metadata as in SmolLM2's file, a byte-level vocabulary with learned merges, chat template, weights whose logits are
  * not degenerate. */
 #ifndef KVLAB_TESTS_TINY_GGUF_H
@@ -55,6 +55,8 @@ typedef struct tiny_model {
     bool untied;                 /* own output.weight instead of the embedding */
     float rope_base, rms_eps;
     uint64_t seed;
+    const char *arch;            /* NULL: llama; qwen2, qwen3, gemma3 with what they have beside */
+    int window;                  /* > 0: attention.sliding_window */
 } tiny_model;
 
 /* 2 layers, 4 query and 2 KV heads of 32, embedding 128, ffn 256, 512 tokens, context 2048; embedding Q8_0, matrices
