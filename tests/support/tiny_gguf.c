@@ -307,7 +307,7 @@ void tiny_model_add_metadata(gguf_writer *w, const tiny_model *m) {
     gguf_write_u32(w, key_of(m, "vocab_size"), (uint32_t)m->n_vocab);
     gguf_write_u32(w, key_of(m, "rope.dimension_count"), (uint32_t)m->head_dim);
     if (m->window) gguf_write_u32(w, key_of(m, "attention.sliding_window"), (uint32_t)m->window);
-    tiny_vocab_add(w, m->n_vocab);
+    tiny_vocab_add(w, m->n_vocab, m->chat_template ? m->chat_template : tiny_chat_template);
     gguf_write_u32(w, "general.quantization_version", 2);
 }
 

@@ -57,6 +57,7 @@ typedef struct tiny_model {
     uint64_t seed;
     const char *arch;            /* NULL: llama; qwen2, qwen3, gemma3 with what they have beside */
     int window;                  /* > 0: attention.sliding_window */
+    const char *chat_template;   /* NULL: SmolLM2's */
 } tiny_model;
 
 /* 2 layers, 4 query and 2 KV heads of 32, embedding 128, ffn 256, 512 tokens, context 2048; embedding Q8_0, matrices
@@ -72,6 +73,6 @@ MUST err tiny_model_write(const char *path, const tiny_model *m);
  * least 259) --- */
 
 enum { TINY_ENDOFTEXT, TINY_IM_START, TINY_IM_END, TINY_FIRST_BYTE, TINY_FIRST_MERGE = TINY_FIRST_BYTE + 256 };
-void tiny_vocab_add(gguf_writer *w, int n_vocab);
+void tiny_vocab_add(gguf_writer *w, int n_vocab, const char *chat_template);
 extern const char tiny_chat_template[]; /* SmolLM2's */
 #endif

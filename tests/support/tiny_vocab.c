@@ -101,7 +101,7 @@ static bool best_pair(const word *words, int n_words, int n_symbols, int *left, 
     return best > 1;
 }
 
-void tiny_vocab_add(gguf_writer *w, int n_vocab) {
+void tiny_vocab_add(gguf_writer *w, int n_vocab, const char *chat_template) {
     if (n_vocab < TINY_FIRST_MERGE) abort();
     symbol *symbols = calloc((size_t)n_vocab, sizeof *symbols), *merges = calloc((size_t)n_vocab, sizeof *merges);
     const char **texts = calloc((size_t)n_vocab, sizeof *texts);
@@ -137,7 +137,7 @@ void tiny_vocab_add(gguf_writer *w, int n_vocab) {
     gguf_write_u32(w, "tokenizer.ggml.eos_token_id", TINY_IM_END);
     gguf_write_u32(w, "tokenizer.ggml.unknown_token_id", TINY_ENDOFTEXT);
     gguf_write_u32(w, "tokenizer.ggml.padding_token_id", TINY_IM_END);
-    gguf_write_str(w, "tokenizer.chat_template", tiny_chat_template);
+    gguf_write_str(w, "tokenizer.chat_template", chat_template);
     free(symbols);
     free(merges);
     free(texts);

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -44,19 +45,19 @@ static double log_norm_of_input(const engine *e, int32_t id) { /* of layer 0: th
     return log(sqrt(sum));
 }
 
-/* prompt = prefix + context; rows = instruction + suffix + context. */
-static void check(engine *e, const char *yaml, bool plus, const char *before, const char *after) {
+/* prompt = prefix + context; rows = instruction + suffix + context. A row of a sliding layer has its whole window in the denominator. */
+static void check_with(engine *e, const char *yaml, bool plus, const char *before, const char *after, int n_context) {
     token_list all = {0};
     int32_t context[N_CONTEXT];
     const model_params *mp = &e->m->p;
     int d = mp->head_dim, group = mp->n_heads / mp->n_kv;
     encode(e, before, true, &all);
-    int prefix = all.n, n = prefix + N_CONTEXT;
-    random_ids(context, N_CONTEXT, mp->n_vocab, seed_get());
-    for (int i = 0; i < N_CONTEXT; i++) assert_ok(token_list_push(&all, context[i]));
+    int prefix = all.n, n = prefix + n_context;
+    random_ids(context, n_context, mp->n_vocab, seed_get());
+    for (int i = 0; i < n_context; i++) assert_ok(token_list_push(&all, context[i]));
     encode(e, "\n\nRepeat the previous context exactly.", false, &all);
     encode(e, after, true, &all);
-    for (int i = 0; i < N_CONTEXT; i++) assert_ok(token_list_push(&all, context[i]));
+    for (int i = 0; i < n_context; i++) assert_ok(token_list_push(&all, context[i]));
     int n_rows = all.n - n;
     assert_true(n_rows <= SNAPSHOT_TAIL_ROWS);
 
@@ -74,13 +75,14 @@ static void check(engine *e, const char *yaml, bool plus, const char *before, co
         for (int h = 0; h < mp->n_heads; h++) {
             const float *k = (const float *)whole->k + ((size_t)layer * (size_t)mp->n_kv + (size_t)(h / group)) * (size_t)(all.n * d);
             double want[128] = {0};
+            int window = e->m->layers[layer].window;
             for (int i = 0; i < n_rows; i++) {
                 const float *q = whole->q_tail + (((size_t)layer * (size_t)n_tail + (size_t)(n_tail - n_rows + i)) * (size_t)mp->n_heads + (size_t)h) * (size_t)d;
                 double e_of[256], sum = 0, norm = plus ? exp(log_norm_of_input(e, all.ids[n + i])) : 1;
                 for (int j = 0; j <= n + i; j++) {
                     double dot = 0;
                     for (int c = 0; c < d; c++) dot += (double)q[c] * (double)k[j * d + c];
-                    bool counts = j < sinks || j >= prefix;
+                    bool counts = window ? j > n + i - window : j < sinks || j >= prefix;
                     e_of[j] = counts ? exp(dot * (double)mp->attn_scale) : 0;
                     sum += e_of[j];
                 }
@@ -98,6 +100,8 @@ static void check(engine *e, const char *yaml, bool plus, const char *before, co
     policy_destroy(p);
     token_list_free(&all);
 }
+
+static void check(engine *e, const char *yaml, bool plus, const char *before, const char *after) { check_with(e, yaml, plus, before, after, N_CONTEXT); }
 
 static engine *open_engine(void) { return tiny_engine(tiny_model_file("tiny.gguf", tiny_model_default()), MATH_EXACT, 2, "cpu", "auto"); }
 
@@ -127,6 +131,28 @@ static void the_opening_of_a_chat_is_not_repeated(void **state) {
     engine_close(e);
 }
 
+/* gemma3 with its own template; rows of the repetition leave the window of sliding layers behind. */
+static void gemma3_is_measured_in_all_layers(void **state) {
+    for (int window = 10; window <= 60; window += 50) {
+        tiny_model m = tiny_model_default();
+        char *text, name[24];
+        m.arch = "gemma3", m.n_layers = 7, m.window = window;
+        m.chat_template = "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ role }}<end_of_turn>{% endfor %}"; /* known by its marks */
+        snprintf(name, sizeof name, "gemma3_%d.gguf", window);
+        engine *e = tiny_engine(tiny_model_file(name, m), MATH_EXACT, 2, "cpu", "auto");
+        assert_ok(chat_render(e->m->file, NULL, &(chat_message){"user", "@@"}, 1, true, &text));
+        char *at = strstr(text, "@@");
+        assert_non_null(at);
+        *at = 0;
+        assert_non_null(strstr(text, "<start_of_turn>user"));
+        check_with(e, "{layers: all, budget: 0.5, score: {probe: {chat: always}}, quota: global, tiers: [f32]}", false, text, at + 2, 5);
+        check_with(e, "{layers: all, budget: 0.5, score: probe, quota: global, tiers: [f32]}", false, "", "\n", 9);
+        check_with(e, "{layers: all, budget: 0.5, score: {probe: {normalise: output}}, quota: global, tiers: [f32]}", true, "", "\n", 9);
+        mem_free(text);
+        engine_close(e);
+    }
+}
+
 static void a_prompt_without_the_template_is_refused(void **state) {
     engine *e = open_engine();
     policy *p = policy_from_text(engine_policy_shape(e), "{budget: 0.5, score: {probe: {chat: always}}, quota: global, tiers: [f32]}");
@@ -150,6 +176,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(repetition_agrees_with_f64),
         cmocka_unit_test(normalised_rows_agree_with_f64),
         cmocka_unit_test(the_opening_of_a_chat_is_not_repeated),
+        cmocka_unit_test(gemma3_is_measured_in_all_layers),
         cmocka_unit_test(a_prompt_without_the_template_is_refused),
     };
     seed_begin(argc, argv);
