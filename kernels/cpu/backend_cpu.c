@@ -23,6 +23,7 @@
     }
 LINEAR_OPS(scalar)
 LINEAR_OPS(avx2)
+LINEAR_OPS(avxvnni)
 LINEAR_OPS(avx512)
 
 #define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns, form)     \
@@ -39,20 +40,22 @@ LINEAR_OPS(avx512)
         .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
         .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }
-#define CPU_TABLES(isa_string, path, prefill_fast, columns_fast, form_fast)                                            \
+/* `lin` is the path of linear layers, `path` that of everything else. */
+#define CPU_TABLES(isa_string, path, lin, prefill_fast, columns_fast, form_fast)                                       \
     {                                                                                                                  \
         [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
-                            act_prepare_fast_##path, linear_fast_##path, prefill_fast, columns_fast, form_fast),       \
+                            act_prepare_fast_##lin, linear_fast_##lin, prefill_fast, columns_fast, form_fast),         \
         [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
-                             act_prepare_none, linear_exact_##path, attn_prefill_##path, attn_columns_##path,          \
+                             act_prepare_none, linear_exact_##lin, attn_prefill_##path, attn_columns_##path,          \
                              item_form_##path),                                                                        \
     }
 
 static const backend tables[ISA_N][2] = {
-    [ISA_SCALAR] = CPU_TABLES("scalar", scalar, attn_prefill_scalar, attn_columns_scalar, item_form_scalar),
-    [ISA_AVX2] = CPU_TABLES("avx2", avx2, attn_prefill_avx2, attn_columns_avx2, item_form_avx2),
-    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512, attn_prefill_avx512, attn_columns_avx512, item_form_avx512_int8),
-    [ISA_AVX512_BF16] = CPU_TABLES("avx512-bf16", avx512, attn_prefill_avx512_bf16, attn_columns_avx512_bf16,
+    [ISA_SCALAR] = CPU_TABLES("scalar", scalar, scalar, attn_prefill_scalar, attn_columns_scalar, item_form_scalar),
+    [ISA_AVX2] = CPU_TABLES("avx2", avx2, avx2, attn_prefill_avx2, attn_columns_avx2, item_form_avx2),
+    [ISA_AVX_VNNI] = CPU_TABLES("avx-vnni", avx2, avxvnni, attn_prefill_avx2, attn_columns_avx2, item_form_avx2),
+    [ISA_AVX512] = CPU_TABLES("avx512-vnni", avx512, avx512, attn_prefill_avx512, attn_columns_avx512, item_form_avx512_int8),
+    [ISA_AVX512_BF16] = CPU_TABLES("avx512-bf16", avx512, avx512, attn_prefill_avx512_bf16, attn_columns_avx512_bf16,
                                    item_form_avx512_int8), /* the prompt's attention, in fast */
 };
 static const backend reference[2] = {

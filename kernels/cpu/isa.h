@@ -4,7 +4,7 @@
 #define KVLAB_KERNELS_CPU_ISA_H
 #include <stdbool.h>
 
-typedef enum cpu_isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_N } cpu_isa;
+typedef enum cpu_isa { ISA_SCALAR, ISA_AVX2, ISA_AVX_VNNI, ISA_AVX512, ISA_AVX512_BF16, ISA_N } cpu_isa;
 
 /* To be used as  #pragma GCC push_options / ISA_TARGET_AVX2 / ... / #pragma GCC pop_options,  after all #includes. */
 #define ISA_AVX2_FEATURES   "avx2,fma,f16c"
@@ -12,12 +12,13 @@ typedef enum cpu_isa { ISA_SCALAR, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_N 
 #define TARGET_AVX2         __attribute__((target(ISA_AVX2_FEATURES)))
 #define TARGET_AVX512       __attribute__((target(ISA_AVX512_FEATURES)))
 #define ISA_TARGET_AVX2     _Pragma("GCC target(\"avx2,fma,f16c\")")
+#define ISA_TARGET_AVX_VNNI _Pragma("GCC target(\"avx2,fma,f16c,avxvnni\")")
 #define ISA_TARGET_AVX512   _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni\")")
 #define ISA_TARGET_AVX512_BF16                                                                                         \
     _Pragma("GCC target(\"avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16\")")
 
 static inline const char *isa_name(cpu_isa isa) {
-    static const char *const names[ISA_N] = {"scalar", "avx2", "avx512-vnni", "avx512-bf16"};
+    static const char *const names[ISA_N] = {"scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512-bf16"};
     return names[isa];
 }
 /* __builtin_cpu_supports also asks the operating system (xgetbv) whether it saves the wide registers. */
@@ -29,6 +30,8 @@ static inline bool isa_present(cpu_isa isa) {
         return true;
     case ISA_AVX2:
         return avx2;
+    case ISA_AVX_VNNI:
+        return avx2 && __builtin_cpu_supports("avxvnni");
     case ISA_AVX512:
         return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&

@@ -51,11 +51,16 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
     const packed_weight *w = j->w;
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
     const int n_blocks = w->k / QBLOCK, n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
+    const bool whole = panel * PANEL + (half + n_halves) * PANEL_HALF <= w->n; /* else the last columns are padding */
     float tile[TILE_ROWS * PANEL] __attribute__((aligned(64)));
     for (int t = 0; t < n_tiles; t++) {
         int r0 = row0 + tile_row(n_rows, n_tiles, t), r1 = row0 + tile_row(n_rows, n_tiles, t + 1);
         const act_block *a = (const act_block *)j->a->q + (size_t)r0 * (size_t)n_blocks;
-        j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, tile);
+        if (whole) {
+            j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, j->y + (size_t)r0 * j->ldy + panel * PANEL, j->ldy, j->accumulate);
+            continue;
+        }
+        j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, tile, PANEL, false);
         tile_store(tile, r1 - r0, half, n_halves, w, panel, j->y + (size_t)r0 * j->ldy, j->ldy, j->accumulate);
     }
 }

@@ -20,10 +20,11 @@ enum {
     K_CHUNK = 128,  /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
 };
 
-/* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of
- * 16; out [n_rows][PANEL]. Buffers of the driver are 64-byte aligned. */
-typedef void quant_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves,
-                        float *out);
+/* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of 16. A quantised
+ * one writes (adds to) y, the panel's first column in the tile's first row; f32 tiles add to out [n_rows][PANEL]. Buffers of the driver
+ * are 64-byte aligned, y is not. */
+typedef void quant_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *y,
+                        size_t ldy, bool accumulate);
 typedef void quant_decode(const uint8_t *record, float *out /* [QBLOCK][PANEL] */);
 typedef struct linear_isa {
     quant_tile *tile[PACK_N_QUANTISED];
@@ -35,7 +36,7 @@ typedef struct linear_isa {
     void (*quantise)(const float *x, act_block *out); /* QBLOCK values */
 } linear_isa;
 
-extern const linear_isa linear_scalar, linear_avx2, linear_avx512;
+extern const linear_isa linear_scalar, linear_avx2, linear_avxvnni, linear_avx512;
 
 /* The loops around the tiles, common to all paths. */
 void linear_fast(const linear_isa *isa, const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,

@@ -21,11 +21,10 @@ INLINE float column_at(const pack_form F, const uint8_t *rec, int i, int c) {
 }
 
 INLINE void tile_body(const pack_form F, const size_t record, const uint8_t *panel, int n_blocks, const act_block *a,
-                      int n_rows, int half, int n_halves, float *out) {
+                      int n_rows, int half, int n_halves, float *y, size_t ldy, bool accumulate) {
     const int c0 = half * PANEL_HALF, c1 = c0 + n_halves * PANEL_HALF, n_dots = F == PACK_Q8_HALVES ? 2 : 1;
     for (int r = 0; r < n_rows; r++) {
-        float *f = out + r * PANEL;
-        for (int c = c0; c < c1; c++) f[c] = 0;
+        float f[PANEL] = {0};
         for (int b = 0; b < n_blocks; b++) {
             const act_block *ab = &a[(size_t)r * (size_t)n_blocks + (size_t)b];
             const uint8_t *rec = panel + (size_t)b * record;
@@ -39,6 +38,8 @@ INLINE void tile_body(const pack_form F, const size_t record, const uint8_t *pan
                 if (has_min(F)) f[c] = fmaf(ab->sum, column_at(F, rec, 1, c), f[c]);
             }
         }
+        float *to = y + (size_t)r * ldy;
+        for (int c = c0; c < c1; c++) to[c] = accumulate ? to[c] + f[c] : f[c];
     }
 }
 static void f32_tile(const float *w, int k, const float *x, size_t ldx, int n_rows, int half, int n_halves,
@@ -64,8 +65,8 @@ INLINE void decode_body(const pack_form F, const uint8_t *rec, float *out) {
 
 #define FORM(name, F, record)                                                                                          \
     static void name##_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half,              \
-                            int n_halves, float *out) {                                                                \
-        tile_body(F, record, panel, n_blocks, a, n_rows, half, n_halves, out);                                         \
+                            int n_halves, float *y, size_t ldy, bool accumulate) {                                     \
+        tile_body(F, record, panel, n_blocks, a, n_rows, half, n_halves, y, ldy, accumulate);                          \
     }                                                                                                                  \
     static void name##_decode(const uint8_t *rec, float *out) {                                                        \
         decode_body(F, rec, out);                                                                                      \

@@ -164,7 +164,7 @@ typedef struct rope_table { /* cos and sin of pos * theta_i, built from f64 angl
 
 typedef struct backend {
     const char *name; /* "cpu", "reference" */
-    const char *isa;  /* "scalar", "avx2", "avx512-vnni", "avx512-bf16" as dispatched; part of every result */
+    const char *isa;  /* "scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512-bf16" as dispatched; part of every result */
     math_mode math;
 
     /* weights: packed once at load (single-threaded call); src->data is not needed afterwards */
@@ -208,7 +208,7 @@ typedef struct backend {
 } backend;
 
 /* name: "auto" (= "cpu"), "cpu", "reference"; "cuda" and unknown names are refused in one sentence. isa: "auto" or a name the
- * CPU has ("scalar", "avx2", "avx512-vnni", "avx512-bf16"); others are refused with the list. *out is static per (name, isa, math): never freed. */
+ * CPU has ("scalar", "avx2", "avx-vnni", "avx512-vnni", "avx512-bf16"); others are refused with the list. *out is static per (name, isa, math): never freed. */
 MUST err backend_find(const char *name, const char *isa, math_mode math, const backend **out);
 /* Names of ISA paths of the "cpu" backend that this CPU can run, best first; returns the count. */
 int backend_isas(const char **names, int max);

@@ -11,6 +11,8 @@
 #include "base/half.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "kernels/cpu/isa.h"
+#include "tests/support/linear_evex.h"
 #include "tests/support/seed.h"
 
 static const wtype types[] = {WTYPE_Q4_0, WTYPE_Q4_1, WTYPE_Q5_0, WTYPE_Q5_1, WTYPE_Q8_0, WTYPE_Q4_K,
@@ -136,10 +138,33 @@ static float *filled(size_t n, float value) {
     return y;
 }
 
+/* ---- the paths of this CPU, and avx-vnni in its other encoding ---- */
+static void linear_in_evex(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate) {
+    linear_fast(&linear_evex, p, w, a, y, ldy, accumulate);
+}
+static void exact_in_evex(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate) {
+    linear_exact(&linear_evex, p, w, a, y, ldy, accumulate);
+}
+static void prepare_in_evex(const par *p, act *a) { act_prepare_fast(&linear_evex, p, a); }
+static int paths_of(math_mode math, backend *out) {
+    const char *isas[MAX_ISAS];
+    int n = backend_isas(isas, MAX_ISAS - 1);
+    for (int i = 0; i < n; i++) out[i] = *find("cpu", isas[i], math);
+    if (!isa_present(ISA_AVX512)) return n;
+    out[n] = *find("cpu", "avx2", math);
+    out[n].isa = "avx-vnni as EVEX";
+    out[n].linear = math == MATH_FAST ? linear_in_evex : exact_in_evex;
+    if (math == MATH_FAST) out[n].act_prepare = prepare_in_evex;
+    return n + 1;
+}
+static void avx_vnni_is_judged(void **state) {
+    if (isa_present(ISA_AVX_VNNI) || isa_present(ISA_AVX512)) return;
+    print_message("# SKIP this CPU has neither AVX-VNNI nor AVX-512 VNNI: the path avx-vnni is compiled only\n");
+    skip();
+}
+
 /* ---- what must hold ---- */
 static void check_paths(rng *r, wtype t, int n, int k, int m, layer_kind kind) {
-    const char *isas[MAX_ISAS];
-    int n_isas = backend_isas(isas, MAX_ISAS);
     layer l = layer_make(r, t, n, k, m, kind);
     size_t ldy = (size_t)n + rng_below(r, 5), size = (size_t)(m - 1) * ldy + (size_t)n;
     bool accumulate = rng_below(r, 2);
@@ -149,8 +174,9 @@ static void check_paths(rng *r, wtype t, int n, int k, int m, layer_kind kind) {
         float *want = filled(size, 0.375f);
         apply(ref, w, l.x, m, k, want, ldy, accumulate, 1);
         ref->weight_free(w);
-        for (int i = 0; i < n_isas; i++) {
-            const backend *b = find("cpu", isas[i], (math_mode)math);
+        backend paths[MAX_ISAS];
+        for (int i = 0, n_paths = paths_of((math_mode)math, paths); i < n_paths; i++) {
+            const backend *b = &paths[i];
             w = pack(b, &l);
             for (int threads = 1; threads <= 3; threads++) {
                 float *y = filled(size, 0.375f);
@@ -160,7 +186,7 @@ static void check_paths(rng *r, wtype t, int n, int k, int m, layer_kind kind) {
                     while (f32_bits(y[at]) == f32_bits(want[at])) at++;
                     fail_msg(
                         "%s %s %s: n %d k %d m %d threads %d accumulate %d: row %zu column %zu is %a, reference %a",
-                        isas[i], math ? "exact" : "fast", wtype_find(t)->name, n, k, m, threads, accumulate, at / ldy,
+                        b->isa, math ? "exact" : "fast", wtype_find(t)->name, n, k, m, threads, accumulate, at / ldy,
                         at % ldy, y[at], want[at]);
                 }
                 free(y);
@@ -198,16 +224,15 @@ static void extreme_codes_do_not_saturate(void **state) {
 }
 
 static void a_row_alone_equals_the_row_in_a_batch(void **state) {
-    const char *isas[MAX_ISAS];
-    int n_isas = backend_isas(isas, MAX_ISAS);
     rng r = rng_make(seed_get(), 4);
     enum { N = 70, M = 103 };
     for (int t = 0; t < N_TYPES; t++) {
         const int K = inputs(types[t], 5);
         layer l = layer_make(&r, types[t], N, K, M, ORDINARY);
-        for (int i = 0; i < n_isas; i++)
-            for (int math = 0; math < 2; math++) {
-                const backend *b = find("cpu", isas[i], (math_mode)math);
+        for (int math = 0; math < 2; math++) {
+            backend paths[MAX_ISAS];
+            for (int i = 0, n_paths = paths_of((math_mode)math, paths); i < n_paths; i++) {
+                const backend *b = &paths[i];
                 packed_weight *w = pack(b, &l);
                 float *all = filled((size_t)M * N, 0), *one = filled(N, 0);
                 apply(b, w, l.x, M, K, all, N, false, 1);
@@ -219,6 +244,7 @@ static void a_row_alone_equals_the_row_in_a_batch(void **state) {
                 free(one);
                 b->weight_free(w);
             }
+        }
         layer_free(&l);
     }
 }
@@ -395,6 +421,7 @@ static void gathered_weights_are_the_same_weights(void **state) {
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(avx_vnni_is_judged),
         cmocka_unit_test(gathered_weights_are_the_same_weights),
         cmocka_unit_test(every_path_has_the_bits_of_the_reference),
         cmocka_unit_test(shapes_of_the_default_model),
