@@ -13,7 +13,7 @@
 
 static const size_t max_text_bytes = (size_t)1 << 30;
 /* What the repetition of the prompt reads is what will be needed; nothing else about the policy matters here. */
-static const char default_policy[] = "{score: probe, quota: global, budget: 0.5}";
+static char default_policy[] = "kvzip_kvpress";
 
 typedef struct collector {
     profile_builder *b; /* made when the first prompt shows how many heads the policy sees */
@@ -49,11 +49,11 @@ static void collect(void *observer, const head_items *heads, int n_heads) {
     }
 }
 
-static err add_window(const session *s, const node *conf, const int32_t *ids, int n, collector *c) {
+static err add_window(const session *s, const int32_t *ids, int n, collector *c) {
     policy *p;
     cache_space *space;
     seq *q = NULL;
-    TRY(session_policy(s, conf, n, &p, &space));
+    TRY(session_policy(s, NULL, n, &p, &space));
     err e = policy_get_needs(p)->scope == SCOPE_SEQUENCE
                 ? seq_create(s->e, space, p, s->g.seed, &q)
                 : ERR(ERR_USAGE, "calibrate --heads needs a policy that ranks all layers together, such as quota global; this one is: %s", policy_describe(p));
@@ -70,7 +70,7 @@ static err add_window(const session *s, const node *conf, const int32_t *ids, in
 }
 
 /* Windows spread evenly over one text: the first at its start, the last at its end. */
-static err add_text(const session *s, const node *conf, const options *o, const char *path, int n_windows, collector *c, progress *bar, int *done) {
+static err add_text(const session *s, const options *o, const char *path, int n_windows, collector *c, progress *bar, int *done) {
     char *text;
     size_t n;
     token_list ids = {0};
@@ -80,7 +80,7 @@ static err add_text(const session *s, const node *conf, const options *o, const 
     if (e == OK && ids.n < o->context) e = ERR(ERR_USAGE, "%s has %d tokens; --context %d needs as many", path, ids.n, o->context);
     for (int w = 0; w < n_windows && e == OK; w++) {
         int64_t spare = ids.n - o->context, at = n_windows > 1 ? spare * w / (n_windows - 1) : 0;
-        e = add_window(s, conf, ids.ids + at, o->context, c);
+        e = add_window(s, ids.ids + at, o->context, c);
         progress_update(bar, ++*done, path);
     }
     token_list_free(&ids);
@@ -101,26 +101,23 @@ static err write_profile(const session *s, const options *o, int n_windows, cons
 
 err calibrate_heads(const options *o) {
     session s;
-    node *conf = NULL;
+    options with = *o;
     collector c = {0};
     int n_windows = o->records, done = 0;
-    progress *bar = NULL;
     if (o->goal || o->vary.n) return ERR(ERR_USAGE, "--heads takes no --goal and no --vary: nothing is searched for");
     if (!o->n_args) return ERR(ERR_USAGE, "kvlab calibrate --heads needs calibration texts: kvlab calibrate --heads a.txt b.txt --write model.profile");
     if (!o->write) return ERR(ERR_USAGE, "kvlab calibrate --heads needs --write FILE for the profile");
-    TRY(session_open(o, &s));
-    err e = o->policy ? OK : node_parse_text(default_policy, strlen(default_policy), "calibrate --heads", &conf);
-    if (e == OK) {
-        bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
-        for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, conf, o, o->args[i], n_windows, &c, bar, &done);
-        progress_end(bar, e == OK);
-    }
+    if (!o->policy) with.policy = default_policy;
+    TRY(session_open(&with, &s));
+    err e = OK;
+    progress *bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
+    for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, o, o->args[i], n_windows, &c, bar, &done);
+    progress_end(bar, e == OK);
     if (e == OK) e = write_profile(&s, o, n_windows, &c);
     profile_builder_destroy(c.b);
     mem_free(c.keys);
     mem_free(c.n_of);
     mem_free(c.policy_line);
-    node_free(conf);
     session_close(&s);
     return e;
 }
