@@ -14,6 +14,10 @@ double clock_now(void) {
     return read_clock(CLOCK_MONOTONIC);
 }
 
+double clock_thread(void) {
+    return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
 double clock_wall(void) {
     return read_clock(CLOCK_REALTIME);
 }

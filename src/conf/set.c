@@ -60,11 +60,21 @@ static bool is_prefix(const char *path, const char *of) {
     return strncmp(path, of, n) == 0 && of[n] == '.';
 }
 
+/* Does a named alternative of this axis set the path, or something above it? */
+static bool alternative_sets(const node *axis, const char *path) {
+    for (int i = 0; axis->kind == NODE_LIST && i < axis->n; i++) {
+        const node *set = axis->items[i]->kind == NODE_MAP ? tree_find(axis->items[i], "set") : NULL;
+        for (int k = 0; set && set->kind == NODE_MAP && k < set->n; k++)
+            if (strcmp(set->items[k]->key, path) == 0 || is_prefix(set->items[k]->key, path)) return true;
+    }
+    return false;
+}
+
 /* Within one sub-grid: replaces the axis of this path. A single value needs an axis only where another would overwrite it. */
 static err set_in_grid(node *grid, const char *path, const node *values) {
     if (grid->kind != NODE_MAP) return NODE_ERR(grid, "a sub-grid is a map from paths to values, like {policy.budget: [0.5, 0.25]}");
     bool needed = values->n > 1 || tree_find(grid, path);
-    for (int i = 0; i < grid->n; i++) needed |= is_prefix(grid->items[i]->key, path);
+    for (int i = 0; i < grid->n; i++) needed |= is_prefix(grid->items[i]->key, path) || alternative_sets(grid->items[i], path);
     if (!needed) return OK;
     if (grid->n == TREE_MAX_ENTRIES) return NODE_ERR(grid, "more than %d keys in one map", TREE_MAX_ENTRIES);
     tree_put(grid, path, tree_copy(grid->tree, values), values);

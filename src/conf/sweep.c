@@ -36,6 +36,20 @@ static void grid_free(grid *g) {
     g->n_axes = 0;
 }
 
+/* An alternative `{name: text, set: {path: value, ...}}` sets several values at once and goes by its name. */
+static const node *named_set(const node *value) {
+    const node *name = tree_find(value, "name"), *set = tree_find(value, "set");
+    return value->kind == NODE_MAP && value->n == 2 && name && set ? set : NULL;
+}
+
+static err check_named(const node *value) {
+    const node *set = named_set(value), *name = set ? tree_find(value, "name") : NULL;
+    if (!set) return OK;
+    if (name->kind != NODE_SCALAR || !*name->text) return NODE_ERR(name, "the name of an alternative is a word");
+    if (set->kind != NODE_MAP || set->n == 0) return NODE_ERR(set, "alternative %s: set is a map from paths to values, like {policy.score: random}", name->text);
+    return OK;
+}
+
 static err read_axis(node *entry, axis *a) {
     *a = (axis){.path = entry->key, .key = entry};
     node *list = entry;
@@ -46,6 +60,7 @@ static err read_axis(node *entry, axis *a) {
     if (list->n == 0) return NODE_ERR(entry, "axis %s has no values", entry->key);
     node *values = tree_node(entry->tree, NODE_LIST, entry->file, entry->line, entry->col);
     for (int i = 0; i < list->n; i++) TRY(range_expand(list->items[i], values));
+    for (int i = 0; i < values->n; i++) TRY(check_named(values->items[i]));
     a->n = values->n;
     a->values = mem_alloc_small((size_t)a->n * sizeof *a->values);
     for (int i = 0; i < a->n; i++) a->values[i] = values->items[i];
@@ -117,7 +132,7 @@ static char *make_label(const sweep_point *p, bool whole_paths) {
     char *label = mem_strdup("");
     for (int i = 0; i < p->n_axes; i++) {
         const char *name = whole_paths ? p->axes[i].path : short_name(p, i);
-        bool bare = !whole_paths && strcmp(path_tail(p->axes[i].path, 1), "preset") == 0; /* a preset's name says enough */
+        bool bare = !whole_paths && (p->axes[i].named || strcmp(path_tail(p->axes[i].path, 1), "preset") == 0); /* a name says enough */
         char *value = label_value(p->axes[i].text);
         char *longer = mem_sprintf("%s%s%s%s%s", label, i ? " " : "", bare ? "" : name, bare ? "" : "=", value);
         mem_free(value);
@@ -146,8 +161,10 @@ static err make_point(const node *base, const grid *g, int which, sweep_point *p
     for (int i = 0; i < g->n_axes; i++) {
         const axis *a = &g->axes[i];
         const node *value = a->values[index[i]];
-        p->axes[i] = (sweep_axis_value){mem_strdup(a->path), node_flow(value)};
-        TRY(node_set_node(p->conf, a->path, value));
+        const node *set = named_set(value);
+        p->axes[i] = (sweep_axis_value){mem_strdup(a->path), set ? mem_strdup(tree_find(value, "name")->text) : node_flow(value), set != NULL};
+        if (!set) TRY(node_set_node(p->conf, a->path, value));
+        for (int k = 0; set && k < set->n; k++) TRY(node_set_node(p->conf, set->items[k]->key, set->items[k]));
     }
     p->label = g->n_axes ? make_label(p, false) : single_label(p->conf);
     return OK;

@@ -124,6 +124,8 @@ static err check_positions(const policy *p, const policy_parts *at) {
     if (!score->no_holes)
         return NODE_ERR(at->positions, "positions: slot needs one run of tokens behind the sinks, but score %s leaves holes",
                         score->name);
+    if (policy_dropper(p)->marks & ITEM_REPRESENTATIVE)
+        return NODE_ERR(at->positions, "positions: slot needs one run of tokens behind the sinks, but select %s leaves holes", policy_dropper(p)->name);
     if (quota->ranks || !quota->live)
         return NODE_ERR(at->positions, "positions: slot needs equal heads, but quota %s gives each its own budget",
                         quota->name);

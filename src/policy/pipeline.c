@@ -1,6 +1,7 @@
 /* The walk score -> quota -> select -> tier, or score -> decide, layer by layer or, under sequence scope, over all of them at once. */
 #include <math.h>
 #include <string.h>
+#include "base/clock.h"
 #include "base/clones.h"
 #include "base/mem.h"
 #include "policy/plugin.h"
@@ -75,7 +76,9 @@ VECTOR_CLONES static void mark_important(const head_items *h) {
 static void select_layer(const policy *p, const decision *d, bool selected) {
     const stage_use *u = p->use;
     if (!u[STAGE_DECIDE].st) {
+        double start = d->select_seconds ? clock_thread() : 0;
         if (!selected) u[STAGE_SELECT].st->select(u[STAGE_SELECT].conf, d);
+        if (d->select_seconds) *d->select_seconds += clock_thread() - start;
         for (int k = 0; k < d->n_heads; k++) mark_important(&d->heads[k]);
     }
 }
@@ -210,10 +213,10 @@ static int mean_items(const head_items *heads, int n_heads) {
     return n_heads ? (int)(sum / n_heads) : 0;
 }
 
-/* Whole pages may leave a few more items than the budget: slack counts from what a decision left. */
+/* Whole pages may leave a few more items than the budget, and so may representatives on top of it: slack counts from what a decision left. */
 static int left_of_budget(const policy *p, int left, int kept) {
-    bool chunks = p->use[STAGE_QUOTA].st && p->use[STAGE_QUOTA].st->chunks;
-    return chunks && left > kept ? kept : left;
+    bool more = p->over_budget || (p->use[STAGE_QUOTA].st && p->use[STAGE_QUOTA].st->chunks);
+    return more && left > kept ? kept : left;
 }
 
 /* Items per head that the budget allows in the decision at n_tokens tokens: all of them where no count limits it. */
@@ -249,7 +252,8 @@ static err prefill_layers(const policy *p, policy_state *s, policy_layer *layers
     TRY(state_reserve_positions(s, n));
     prompt_heads(p, s, layers, n_layers);
     decision d = {.p = p, .seed = s->seed, .n_tokens = n, .n_prompt = n, .scale = 1, .found_scale = &s->scale, .clamped = &s->report.budget_clamped,
-                  .heads = s->own.heads, .n_heads = n_heads, .keys = s->own.keys, .tmp = s->own.tmp, .work = s->own.work, .from = layers};
+                  .select_seconds = &s->report.select_seconds, .heads = s->own.heads, .n_heads = n_heads, .keys = s->own.keys, .tmp = s->own.tmp,
+                  .work = s->own.work, .from = layers};
     if (p->trigger.prefill) {
         find_budgets(p, s, n, true);
         for (int k = 0; k < n_heads; k++) s->own.heads[k].kept = s->budget_layer[policy_layer_slides(p, s->own.heads[k].layer)];
@@ -351,7 +355,7 @@ static err decode_layers(const policy *p, policy_state *s, decision_scratch *x, 
     bool clamped = false; /* budgets are met before */
     TRY(column_heads(p, s, x, cols, n_heads, n_tokens));
     decision d = {.p = p, .seed = s->seed, .n_tokens = n_tokens, .n_prompt = s->n_prompt, .scale = s->scale, .clamped = &clamped,
-                  .first_new = s->first_new, .heads = x->heads, .n_heads = n_heads, .keys = x->keys, .tmp = x->tmp};
+                  .first_new = s->first_new, .heads = x->heads, .n_heads = n_heads, .keys = x->keys, .tmp = x->tmp, .work = x->work};
     if (p->decode_drops) decide(p, &d, n_layers, NULL, NULL);
     else move_only(p, &d);
     for (int k = 0; k < n_heads; k++) keep_tiers_falling(p, &x->heads[k]);

@@ -84,6 +84,7 @@ err plugin_parse(policy *p, stage_kind kind, const stage *functions, const node 
     pl->row = *functions;
     TRY(read_conf(pl, at, map));
     read_hash(pl);
+    if (kind == STAGE_SCORE) p->may_force = p->shape.context;
     bool scored = kind != STAGE_SCORE && p->use[STAGE_SCORE].st != NULL;
     pl->row.budgeted = kind == STAGE_QUOTA || kind == STAGE_SELECT || (kind == STAGE_DECIDE && p->budget.unit);
     pl->row.drops = kind == STAGE_DECIDE;

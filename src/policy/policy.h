@@ -139,7 +139,11 @@ struct head_items;
 typedef void (*policy_observer)(void *observer, const struct head_items *heads, int n_heads);
 void policy_state_observe(policy_state *s, policy_observer observe, void *observer);
 
-typedef struct policy_report { bool budget_clamped; int n_decisions; } policy_report;
+typedef struct policy_report {
+    bool budget_clamped;
+    int n_decisions;
+    double select_seconds; /* CPU time of select at the end of the prompt */
+} policy_report;
 policy_report policy_state_report(const policy_state *s);
 
 /* `kvlab ls policies` and `kvlab schema`: the registry of stages. */

@@ -58,6 +58,7 @@ typedef struct decision {
     int n_tokens;                /* tokens seen: the position of the next one */
     int n_prompt;                /* of them, those of the prompt; 0 without one */
     double scale, *found_scale;  /* of all thresholds: 1, or what met a byte budget at the prompt's end */
+    double *select_seconds;      /* CPU time of select is added here; NULL in decode */
     bool *clamped;               /* set by who meets a budget itself and could not */
     int first_new;               /* positions from here on were recent or not there at the last decision */
     const float *const *signal;  /* [needs.n_signals], each [n_heads][n]; NULL in decode and where all layers are seen at once: */
@@ -66,7 +67,7 @@ typedef struct decision {
     int n_heads;
     uint64_t *keys;              /* scratch [sum of n + STAGE_HEAD_KEYS per head] */
     float *tmp;                  /* scratch [2 * largest n], and at least [n_tokens]; aligned to sort keys with */
-    uint64_t *work;              /* scratch of one stage [n_tokens][policy.work_words]; prefill only */
+    uint64_t *work;              /* scratch of one stage [n_tokens][policy.work_words] */
 } decision;
 
 typedef struct stage {
@@ -86,6 +87,9 @@ typedef struct stage {
     bool before_step; /* decide: takes place before the first appended token too, which counts as the newest of the window */
     bool chunks;   /* quota: allots whole logical pages (policy.chunk) */
     unsigned marks; /* select: roles it can mark beside ITEM_IMPORTANT */
+    /* select: of n_free items per head, on average, that stay and are neither protected nor forced, at least so many are marked
+     * ITEM_REPRESENTATIVE; NULL: none for certain. */
+    int (*marked)(const void *conf, int n_free);
 
     void (*score)(const void *conf, const decision *d);
     /* score: what one of the head's items would get from query head m of its group alone; NULL where the score is not of query heads. */
@@ -124,6 +128,9 @@ struct policy {
     int skip_layers;           /* the first so many keep everything (quota fixed) */
     bool in_blocks;            /* the score was computed for budget_kept items a head, in blocks */
     bool scales;               /* its thresholds can be multiplied by one factor */
+    int score_rows;            /* the score sums the attention of the last so many queries of the prompt (INT_MAX: all); 0: is no such sum */
+    int may_force;             /* items that the score may force beside protected ones */
+    bool over_budget;          /* select keeps items beyond the budget: slack counts from what a decision left */
     bool ties_high;            /* among equal scores the higher position stays */
     bool decode_drops;         /* decode decisions score and may drop items */
     bool decode_moves;         /* decode decisions may move items to another tier */
@@ -176,6 +183,10 @@ static inline int window_holds(int window, int n) { return window && n > window 
 
 /* Registers a signal or finds an equal one; its index in policy_needs.signals. */
 MUST err policy_request_signal(policy *p, const node *at, signal_request r, int *index);
+/* A score says in `parse` that it may force n items of which those of `protect` are the first (or last) so many anyway. */
+static inline void policy_may_force(policy *p, int n, int of_protect) {
+    if (n > of_protect) p->may_force += n - of_protect;
+}
 /* Index of a tier by name, ERR_USAGE naming stage and tiers if there is none. */
 MUST err policy_find_tier(const policy *p, const node *at, const char *stage_name, const char *tier, int *index);
 /* Writes "f16, k8v4" of all tiers. */

@@ -32,6 +32,7 @@ static const struct key {
     {"data.dir", "DIR", "directory with data sets that tasks name"},
     {"noise_floor.records", "N", "records per task on which `full` runs in the other math mode too (default 2)"},
     {"sweep.grid", "{PATH: [VALUE, ...], ...}", "product of axes; keys are dotted paths of the above"},
+    {"sweep.grid.ANY", "[{name: TEXT, set: {PATH: VALUE, ...}}, ...]", "alternatives that set several paths; labels show the name"},
     {"sweep.list", "[{PATH: [VALUE, ...]}, ...]", "several such products, one after the other"},
 };
 enum { N_KEYS = sizeof keys / sizeof *keys };

@@ -9,10 +9,11 @@
 
 #include "base/rng.h"
 #include "policy/signature.h"
+#include "tests/support/naive_kvcrush.h"
 #include "tests/support/policies.h"
 #include "tests/support/seed.h"
 
-enum { MAX_KV = 4, MAX_HEADS = 16, MAX_N = 130, N_CASES = 3000 };
+enum { N_CASES = 3000 };
 
 /* ---- vectors of OpenVINO's unit tests ---- */
 
@@ -107,198 +108,105 @@ static void the_worked_example_keeps_its_blocks(void **state) {
 
 /* ---- random cases ---- */
 
-static const char *const signature_text[] = {"query_head", "head", "head_sum"}, *const bits_text[] = {"top_fraction", "retained"},
-                  *const scope_text[] = {"all", "unimportant"},
-                  *const anchor_text[] = {"mean", "inverse_mean", "random", "zeros", "ones", "alternating"}, *const anchor_scope_text[] = {"item", "unit"},
-                  *const order_text[] = {"rising", "falling"}, *const pick_text[] = {"linspace", "floor_step", "bucket"},
-                  *const eligible_text[] = {"head", "union", "head0"}, *const control_text[] = {"none", "random", "position"};
-
 typedef struct setup {
-    int n_kv, group, n, sink, recent, unit, signature, bits, scope, anchor, anchor_scope, order, pick, eligible, on_top, control, adaptive;
-    double rep, fraction, ratio;
-    uint64_t seed;
+    crush_setup crush;
+    int n;
+    bool adaptive, shared, tiers; /* tiers: representatives in another, so that they are told apart */
+    double ratio;
 } setup;
 
 static void make_setup(rng *r, setup *s) {
-    *s = (setup){.n_kv = 1 + (int)rng_below(r, MAX_KV), .group = 1 + (int)rng_below(r, 4), .n = 1 + (int)rng_below(r, MAX_N),
-                 .sink = rng_below(r, 2) ? (int)rng_below(r, 6) : 0, .recent = rng_below(r, 2) ? (int)rng_below(r, 20) : 0,
-                 .unit = rng_below(r, 2) ? 1 : 1 + (int)rng_below(r, 17), .signature = (int)rng_below(r, 3), .bits = (int)rng_below(r, 2),
-                 .scope = (int)rng_below(r, 2), .anchor = (int)rng_below(r, 6), .anchor_scope = rng_below(r, 4) == 0, .order = (int)rng_below(r, 2),
-                 .pick = (int)rng_below(r, 3), .eligible = (int)rng_below(r, 3), .on_top = rng_below(r, 4) == 0,
-                 .control = rng_below(r, 5) ? 0 : 1 + (int)rng_below(r, 2), .adaptive = rng_below(r, 3) == 0,
-                 .rep = rng_below(r, 6) ? rng_below(r, 101) / 100.0 : 0, .fraction = rng_below(r, 11) / 10.0, .ratio = (1 + (int)rng_below(r, 100)) / 100.0,
-                 .seed = rng_u64(r)};
+    memset(s, 0, sizeof *s);
+    s->crush.n_kv = 1 + (int)rng_below(r, CRUSH_KV);
+    s->crush.group = 1 + (int)rng_below(r, CRUSH_GROUP);
+    crush_random(r, false, &s->crush);
+    s->n = 1 + (int)rng_below(r, CRUSH_N);
+    s->shared = rng_below(r, 4) == 0;
+    s->adaptive = !s->shared && rng_below(r, 3) == 0;
+    s->tiers = rng_below(r, 2);
+    s->ratio = (1 + (int)rng_below(r, 100)) / 100.0;
 }
 
-static policy *make_policy(const setup *s, const char *select) {
-    char yaml[1200], crush[700];
-    snprintf(crush, sizeof crush,
-             "{kvcrush: {representatives: %.17g, unit: %d, signature: %s, bits: %s, fraction: %.17g, scope: %s, anchor: %s, anchor_scope: %s,\n order: %s, "
-             "pick: %s, eligible: %s, accounting: %s, control: %s}}",
-             s->rep, s->unit, signature_text[s->signature], bits_text[s->bits], s->fraction, scope_text[s->scope], anchor_text[s->anchor],
-             anchor_scope_text[s->anchor_scope], order_text[s->order], pick_text[s->pick], eligible_text[s->eligible], s->on_top ? "on_top" : "inside",
-             control_text[s->control]);
+static policy *make_policy(const setup *s, const char *select, bool tiers) {
+    char yaml[1400], crush[700];
+    const crush_setup *c = &s->crush;
+    crush_yaml(c, crush, sizeof crush);
     snprintf(yaml, sizeof yaml,
-             "{budget: {ratio: %.17g}, protect: {sink: %d, recent: %d}, score: {window: {rows: 4, group: mean, force_window: false}},\n quota: %s, select: %s}",
-             s->ratio, s->sink, s->recent, s->adaptive ? "{adaptive: {mode: floor, alpha: 0.3}}" : "fixed", select ? select : crush);
-    return policy_from_text((policy_shape){.n_layers = 1, .n_heads = s->n_kv * s->group, .n_kv = s->n_kv, .head_dim = 64, .context = MAX_N}, yaml);
+             "{budget: {ratio: %.17g}, protect: {sink: %d, recent: %d}, score: {window: {rows: 4, group: mean, sets: %s, force_window: false}},\n quota: %s, "
+             "select: %s%s}",
+             s->ratio, c->sink, c->recent, s->shared ? "layer" : "head", s->adaptive ? "{adaptive: {mode: floor, alpha: 0.3}}" : "fixed",
+             select ? select : crush, tiers ? ", tiers: [f16, k8v4], tier: {by_flag: {important: f16, representative: k8v4}}" : "");
+    return policy_from_text((policy_shape){.n_layers = 1, .n_heads = c->n_kv * c->group, .n_kv = c->n_kv, .head_dim = 64, .context = CRUSH_N}, yaml);
 }
 
 static void decide(policy *p, const setup *s, float *mass, uint8_t *target) {
     policy_state *st;
     policy_layer l = {.n = s->n, .signal = {mass}, .target = target};
-    assert_int_equal(policy_state_create(p, s->seed, &st), OK);
+    assert_int_equal(policy_state_create(p, s->crush.seed, &st), OK);
     assert_int_equal(policy_prefill(p, st, &l, 1), OK);
     policy_state_destroy(st);
 }
 
-/* The best `k` of items with in[i], by score, ties to the lower place. */
-static void best(const float *x, const bool *in, int n, int k, bool *out) {
-    for (int i = 0; i < n; i++) out[i] = false;
-    while (k-- > 0) {
-        int top = -1;
-        for (int i = 0; i < n; i++)
-            if (in[i] && !out[i] && (top < 0 || x[i] > x[top])) top = i;
-        if (top < 0) return;
-        out[top] = true;
+static void make_case(const setup *s, const float *mass, const int *quota, crush_case *c) {
+    int n = s->n, n_kv = s->crush.n_kv, group = s->crush.group;
+    memset(c, 0, sizeof *c);
+    c->n = c->n_prompt = n;
+    c->score_rows = 4;
+    for (int k = 0; k < n_kv; k++) {
+        c->quota[k] = quota[k];
+        for (int i = 0; i < n; i++) {
+            float sum = 0;
+            for (int m = 0; m < group; m++) sum += c->query[k * group + m][i] = mass[(k * group + m) * n + i];
+            c->score[k][i] = sum / (float)group;
+            c->here[k][i] = true;
+        }
+    }
+    for (int i = 0; i < n && s->shared; i++) {
+        float sum = 0;
+        for (int k = 0; k < n_kv; k++) sum += c->score[k][i];
+        for (int k = 0; k < n_kv; k++) c->score[k][i] = sum / (float)n_kv;
     }
 }
 
 static void check_case(const setup *s, const float *mass, const uint8_t *got, const int *quota, int round) {
-    int n = s->n, heads = s->n_kv * s->group, mid[MAX_N], n_mid = 0;
-    static float score[MAX_KV][MAX_N];
-    for (int k = 0; k < s->n_kv; k++)
-        for (int i = 0; i < n; i++) {
-            float sum = 0;
-            for (int m = 0; m < s->group; m++) sum += mass[(k * s->group + m) * n + i];
-            score[k][i] = sum / (float)s->group;
-        }
-    for (int i = 0; i < n; i++)
-        if (i >= s->sink && i < n - s->recent) mid[n_mid++] = i;
-    int n_units = (n_mid + s->unit - 1) / s->unit, room[MAX_KV], reps[MAX_KV], imp[MAX_KV];
-    static bool keep[MAX_KV][MAX_N], important[MAX_KV][MAX_N]; /* important: by unit */
-    static float unit_score[MAX_KV][MAX_N];
-    bool tight = true;
-    for (int k = 0; k < s->n_kv; k++) {
-        room[k] = quota[k] - (n - n_mid);
-        tight &= room[k] <= 0 || quota[k] >= n;
-    }
-    if (tight) return; /* the base selection decides: no free choice for representatives */
-    for (int k = 0; k < s->n_kv; k++) {
-        reps[k] = (int)(s->rep * room[k] / s->unit);
-        if (reps[k] < 1) reps[k] = s->rep > 0 && room[k] >= s->unit;
-        imp[k] = s->on_top ? room[k] : room[k] - reps[k] * s->unit;
-        bool all[MAX_N];
-        for (int u = 0; u < n_units; u++) {
-            unit_score[k][u] = 0;
-            for (int j = u * s->unit; j < (u + 1) * s->unit && j < n_mid; j++) unit_score[k][u] += score[k][mid[j]];
-            all[u] = true;
-        }
-        best(unit_score[k], all, n_units, imp[k] / s->unit, important[k]);
-        for (int i = 0; i < n; i++) keep[k][i] = i < s->sink || i >= n - s->recent;
-        for (int j = 0; j < n_mid; j++) keep[k][mid[j]] = important[k][j / s->unit];
-    }
-    /* signatures */
-    int rows = s->signature == 0 ? heads : s->signature == 1 ? s->n_kv : 1, width = rows * s->unit;
-    static bool bit[MAX_N][17 * MAX_HEADS];
-    memset(bit, 0, sizeof bit);
-    for (int r = 0; r < rows; r++) {
-        float x[MAX_N];
-        bool in[MAX_N], one[MAX_N];
-        int n_in = 0, ones;
-        for (int j = 0; j < n_mid; j++) {
-            x[j] = s->signature == 0 ? mass[r * n + mid[j]] : s->signature == 1 ? score[r][mid[j]] : 0;
-            for (int k = 0; s->signature == 2 && k < s->n_kv; k++) x[j] += score[k][mid[j]];
-            in[j] = true;
-            for (int k = 0; s->scope && k < s->n_kv; k++) in[j] &= !important[k][j / s->unit];
-            n_in += in[j];
-        }
-        if (s->bits == 0) ones = (int)(s->fraction * n_in);
-        else if (s->signature == 2) {
-            ones = 0;
-            for (int k = 0; k < s->n_kv; k++) ones += imp[k];
-            ones /= s->n_kv;
-        } else ones = imp[s->signature == 1 ? r : r / s->group];
-        best(x, in, n_mid, ones, one);
-        for (int j = 0; j < n_mid; j++) bit[j / s->unit][j % s->unit * rows + r] = one[j];
-    }
-    int distance[MAX_N], order[MAX_N];
-    for (int u = 0; u < n_units; u++) {
-        int own = 0;
-        distance[u] = 0;
-        for (int b = 0; b < width; b++) own += bit[u][b];
-        for (int b = 0; b < width; b++) {
-            int ones = 0, of = n_units;
-            for (int v = 0; v < n_units; v++) ones += bit[v][b];
-            if (s->anchor_scope) ones = own, of = width;
-            bool a = s->anchor == 0 ? 2 * ones > of : s->anchor == 1 ? 2 * ones < of : s->anchor == 4 ? true : s->anchor == 5 ? (s->anchor_scope ? u : b) % 2 : false;
-            distance[u] += bit[u][b] != a;
-        }
-        order[u] = u;
-    }
-    if (!s->control)
-        for (int a = 1; a < n_units; a++) /* insertion: stable */
-            for (int b = a; b > 0 && (s->order ? distance[order[b]] > distance[order[b - 1]] : distance[order[b]] < distance[order[b - 1]]); b--) {
-                int held = order[b];
-                order[b] = order[b - 1];
-                order[b - 1] = held;
+    static crush_case c;
+    static bool keep[CRUSH_KV][CRUSH_N], rep[CRUSH_KV][CRUSH_N];
+    make_case(s, mass, quota, &c);
+    crush_naive(&s->crush, &c, keep, rep);
+    for (int k = 0; k < s->crush.n_kv; k++)
+        for (int i = 0; i < s->n; i++) {
+            int want = !keep[k][i] ? KV_DROP : s->tiers && rep[k][i];
+            if (got[k * s->n + i] != want) {
+                char text[700];
+                crush_yaml(&s->crush, text, sizeof text);
+                fail_msg("round %d: head %d item %d of %d goes to %d, not %d, with sink %d, recent %d, quota %d\n%s", round, k, i, s->n, got[k * s->n + i], want,
+                         s->crush.sink, s->crush.recent, quota[k], text);
             }
-    bool by_chance = s->control == 1 || (s->anchor == 2 && !s->control);
-    for (int k = 0; k < s->n_kv; k++) {
-        int list[MAX_N], m = 0, want = quota[k] + (s->on_top ? reps[k] * s->unit : 0);
-        if (want > n) want = n;
-        if (room[k] <= 0 || quota[k] >= n) continue;
-        for (int a = 0; a < n_units; a++) {
-            bool taken = important[s->eligible == 2 ? 0 : k][order[a]];
-            for (int g = 0; g < s->n_kv; g++) taken |= s->eligible == 1 && important[g][order[a]];
-            if (!taken) list[m++] = order[a];
         }
-        int r = reps[k] < m ? reps[k] : m;
-        for (int i = 0; i < r && !by_chance; i++) {
-            int u = list[s->pick == 0 ? (r == 1 ? 0 : i * (m - 1) / (r - 1)) : s->pick == 1 ? i * (m / r) : i * m / r];
-            if (s->pick == 2)
-                for (int a = i * m / r; a < (i + 1) * m / r; a++)
-                    if (unit_score[k][list[a]] > unit_score[k][u]) u = list[a];
-            for (int j = u * s->unit; j < (u + 1) * s->unit && j < n_mid; j++) keep[k][mid[j]] = true;
-        }
-        int n_kept = 0;
-        for (int i = 0; i < n; i++) n_kept += got[k * n + i] != KV_DROP;
-        if (n_kept != want) fail_msg("round %d: head %d keeps %d items, not %d", round, k, n_kept, want);
-        if (by_chance) { /* chance cannot be foretold here: what is certain must stay */
-            for (int i = 0; i < n; i++)
-                if (keep[k][i] && got[k * n + i] == KV_DROP) fail_msg("round %d: head %d drops item %d, which is protected or important", round, k, i);
-            continue;
-        }
-        for (int i = 0; i < n; i++) want -= keep[k][i];
-        bool rest[MAX_N], filled[MAX_N];
-        for (int i = 0; i < n; i++) rest[i] = !keep[k][i];
-        best(score[k], rest, n, want, filled);
-        for (int i = 0; i < n; i++)
-            if ((keep[k][i] || filled[i]) != (got[k * n + i] != KV_DROP))
-                fail_msg("round %d: head %d item %d of %d: %s, against the definition", round, k, i, n, got[k * n + i] != KV_DROP ? "kept" : "dropped");
-    }
 }
 
 static void kept_sets_are_those_of_the_definition(void **state) {
     rng r = rng_make(seed_get(), 1);
-    static float mass[MAX_HEADS * MAX_N];
-    static uint8_t got[MAX_KV * MAX_N], base[MAX_KV * MAX_N], again[MAX_KV * MAX_N];
+    static float mass[CRUSH_HEADS * CRUSH_N];
+    static uint8_t got[CRUSH_KV * CRUSH_N], base[CRUSH_KV * CRUSH_N], again[CRUSH_KV * CRUSH_N];
     for (int round = 0; round < N_CASES; round++) {
         setup s;
         make_setup(&r, &s);
-        int fine = rng_below(&r, 2) ? 12 : 1 << 20, quota[MAX_KV]; /* coarse: many ties; sums are exact in f32 */
-        for (int i = 0; i < s.n_kv * s.group * s.n; i++) mass[i] = (float)rng_below(&r, (uint32_t)fine) / (float)(fine == 12 ? 16 : fine);
-        policy *p = make_policy(&s, NULL), *plain = make_policy(&s, "top_k");
+        int n_kv = s.crush.n_kv, n = s.n, fine = rng_below(&r, 2) ? 12 : 1 << 20, quota[CRUSH_KV]; /* coarse: many ties; sums are exact in f32 */
+        for (int i = 0; i < n_kv * s.crush.group * n; i++) mass[i] = (float)rng_below(&r, (uint32_t)fine) / (float)(fine == 12 ? 16 : fine);
+        policy *p = make_policy(&s, NULL, s.tiers), *plain = make_policy(&s, "top_k", false);
         decide(p, &s, mass, got);
         decide(plain, &s, mass, base);
         decide(p, &s, mass, again);
-        assert_memory_equal(got, again, (size_t)(s.n_kv * s.n)); /* anchors at random repeat */
-        for (int k = 0; k < s.n_kv; k++) { /* the base keeps exactly its quota */
+        assert_memory_equal(got, again, (size_t)(n_kv * n)); /* anchors at random repeat */
+        for (int k = 0; k < n_kv; k++) { /* the base keeps exactly its quota */
             quota[k] = 0;
-            for (int i = 0; i < s.n; i++) quota[k] += base[k * s.n + i] != KV_DROP;
+            for (int i = 0; i < n; i++) quota[k] += base[k * n + i] != KV_DROP;
         }
-        if (s.rep == 0 && s.unit == 1) assert_memory_equal(got, base, (size_t)(s.n_kv * s.n));
+        if (s.crush.rep == 0 && s.crush.unit == 1 && !s.crush.per_query) assert_memory_equal(got, base, (size_t)(n_kv * n));
         check_case(&s, mass, got, quota, round);
+        if (s.shared && s.crush.signature == 2)
+            for (int k = 1; k < n_kv; k++) assert_memory_equal(got, got + k * n, (size_t)n); /* one set for the layer */
         policy_destroy(p);
         policy_destroy(plain);
     }
@@ -311,6 +219,15 @@ static void what_does_not_fit_is_refused(void **state) {
     assert_policy_refused("{budget: {bytes: 0.5}, score: probe,\n select: {kvcrush: {signature: head, accounting: on_top}}}", 2, "on_top|bytes");
     assert_policy_refused("{budget: 0.5, score: probe,\n select: {kvcrush: {signature: head, unit: 65}}}", 2, "unit|64");
     assert_policy_refused("{score: probe,\n select: {kvcrush: {signature: head}}}", 2, "kvcrush|quota none");
+    assert_policy_refused("{budget: 0.5, score: probe,\n select: {kvcrush: {signature: head, unit_score: per_query}}}", 2, "per_query|score probe");
+    assert_policy_refused("{budget: 0.5, score: {window: {reduce: mean}},\n select: {kvcrush: {unit_score: per_query}}}", 2, "per_query|reduce: sum");
+    assert_policy_refused("{budget: 0.5, score: window,\n select: {kvcrush: {coverage: 0.9, representatives: 0.1}}}", 2, "coverage|representatives");
+    assert_policy_refused("{budget: 0.5, score: window,\n select: {kvcrush: {coverage: 0.9, accounting: on_top}}}", 2, "coverage|on_top");
+    assert_policy_refused("{budget: 0.5, trigger: {slack: 1}, score: {column: {live: true}},\n select: {kvcrush: {signature: query_head}}}", 2,
+                          "query_head|column|slack");
+    assert_policy_refused("{budget: 0.5, trigger: {slack: 1}, tiers: [f16, k8v4], tier: {uniform: {format: k8v4}}, protect: {recent: 4},\n"
+                          " score: {column: {live: true}}, quota: pages,\n select: {kvcrush: {signature: head}}}", 3, "kvcrush|quota pages");
+    assert_policy_refused("{budget: 0.5, score: recency, select: {kvcrush: {signature: head}},\n positions: slot}", 2, "slot|kvcrush");
 }
 
 int main(int argc, char **argv) {

@@ -18,6 +18,7 @@ static const backend codec = {.name = "portable codec", .page_put = page_put, .p
 static const char *const presets[] = {
     "streamingllm", "streamingllm_k8v4", "snapkv", "snapkv_kvpress", "adakv", "adakv_kvpress", "snapkv_k8v4", "adakv_k8v4_k4v2", "random",
     "h2o", "tova", "pyramidkv_exact", "snapkv_global", "criticalkv", "expected_kvpress", "l2norm_factory",
+    "kvcrush", "kvcrush_adakv_tiers", "kvzip_tiers",
 };
 
 typedef struct world {

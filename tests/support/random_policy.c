@@ -82,7 +82,15 @@ static void add_quota(rng *r, char *out) {
 }
 
 static void add_select(rng *r, char *out) {
-    switch (below(r, 6)) {
+    switch (below(r, 8)) {
+    case 6:
+    case 7:
+        add(out, ", select: {kvcrush: {%s: %g, unit: %d, unit_score: %s, signature: %s, bits: %s, scope: %s, anchor: %s, anchor_scope: %s, eligible: %s, "
+            "accounting: %s, control: %s}}", chance(r, 80) ? "representatives" : "coverage", below(r, 9) / 8.0, 1 + below(r, chance(r, 50) ? 1 : 20),
+            chance(r, 80) ? "sum" : "per_query", ONE_OF(r, "head", "head", "head_sum", "query_head"), ONE_OF(r, "top_fraction", "retained", "base"),
+            ONE_OF(r, "all", "unimportant"), ONE_OF(r, "mean", "random", "alternating", "zeros"), ONE_OF(r, "item", "unit"),
+            ONE_OF(r, "head", "union", "head0", "base"), chance(r, 80) ? "inside" : "on_top", ONE_OF(r, "none", "none", "random", "position"));
+        break;
     case 0: add(out, ", select: {top_k: {ties: %s}}", ONE_OF(r, "low", "high")); break;
     case 1:
         add(out, ", select: {critical: {first: %g, epsilon: %g, norm: %s, forced: %s}}", below(r, 5) / 4.0, below(r, 2) * 1e-3, ONE_OF(r, "l1", "l2"),

@@ -69,6 +69,30 @@ static void a_list_holds_sub_grids_with_their_own_axes(void **state) {
                   "full\nk8v4\nsnapkv budget=0.5\nsnapkv budget=0.25\n");
 }
 
+static void named_alternatives_set_several_paths(void **state) {
+    static const char text[] = "policy: {budget: {bytes: 0.5}}\nsweep:\n  grid:\n"
+                               "    tiers:\n    - {name: A, set: {policy.tiers: [k8v4, k4v2], policy.tier.by_rank.shares: {k8v4: 0.5, k4v2: 0.5}}}\n"
+                               "    - {name: plain, set: {policy.tiers: [f16]}}\n"
+                               "    quota: [{name: global, set: {policy.quota: global, policy.tier.by_rank.over: sequence}}]\n";
+    assert_labels(text, NULL, "A global\nplain global\n");
+    assert_labels(text, (const char *const[]){"policy.tiers=[f32]", "seed=1,2", NULL},
+                  "A global tiers=[f32] seed=1\nA global tiers=[f32] seed=2\nplain global tiers=[f32] seed=1\nplain global tiers=[f32] seed=2\n");
+    node *root = parse(text);
+    sweep s;
+    assert_int_equal(sweep_expand(root, &s), OK);
+    assert_string_equal(s.points[0].axes[0].path, "tiers");
+    assert_string_equal(s.points[0].axes[0].text, "A");
+    char *c = node_canonical(s.points[0].conf);
+    assert_string_equal(c, "{\"policy\":{\"budget\":{\"bytes\":0.5},\"quota\":\"global\",\"tier\":{\"by_rank\":{\"over\":\"sequence\",\"shares\":"
+                           "{\"k4v2\":0.5,\"k8v4\":0.5}}},\"tiers\":[\"k8v4\",\"k4v2\"]}}");
+    mem_free(c);
+    sweep_free(&s);
+    node_free(root);
+    assert_refused("sweep:\n  grid:\n    a: [{name: x, set: 3}]\n", NULL,
+                   "s.yaml:3:24: alternative x: set is a map from paths to values, like {policy.score: random}");
+    assert_refused("sweep:\n  grid:\n    a: [{name: [x], set: {b: 1}}]\n", NULL, "s.yaml:3:16: the name of an alternative is a word");
+}
+
 static void without_a_sweep_there_is_one_point(void **state) {
     assert_labels("name: x\npolicy: {preset: leankv}\n", NULL, "leankv\n");
     assert_labels("name: x\n", NULL, "x\n");
@@ -153,7 +177,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_grid_is_a_product_with_the_last_axis_fastest),
         cmocka_unit_test(a_list_holds_sub_grids_with_their_own_axes),
-        cmocka_unit_test(without_a_sweep_there_is_one_point),
+        cmocka_unit_test(named_alternatives_set_several_paths), cmocka_unit_test(without_a_sweep_there_is_one_point),
         cmocka_unit_test(ranges_stand_for_their_numbers),
         cmocka_unit_test(labels_take_as_much_of_a_path_as_tells_axes_apart),
         cmocka_unit_test(wrong_sweeps_are_refused_with_their_place),

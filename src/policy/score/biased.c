@@ -94,6 +94,7 @@ static err biased_parse(policy *p, const node *at, const node *map, void *conf) 
     biased_conf *c = conf;
     TRY(read_score(p, at, node_get(map, "of")));
     TRY(read_table(p, at, map, c));
+    p->score_rows = 0; /* the bias is no attention */
     return fields_read(map, biased_fields, c);
 }
 

@@ -29,6 +29,8 @@ static err column_parse(policy *p, const node *at, const node *map, void *conf) 
     if (c->live)
         p->needs.live = (live_spec){.on = true, .group = c->group == GROUP_MEAN ? LIVE_MEAN : c->group == GROUP_MAX ? LIVE_MAX : LIVE_SUM,
                                     .power = (uint8_t)c->power, .fold = c->reduce == REDUCE_MAX ? LIVE_KEEP_MAX : LIVE_ADD};
+    policy_may_force(p, c->lag, p->protect.recent);
+    if (c->reduce == REDUCE_SUM && !c->lag) p->score_rows = INT32_MAX;
     signal_request r = {.kind = SIGNAL_ALL_MASS, .power = c->power, .lag = c->lag, .max = c->reduce == REDUCE_MAX};
     return policy_request_signal(p, at, r, &c->signal);
 }

@@ -23,6 +23,7 @@ static err expected_parse(policy *p, const node *at, const node *map, void *conf
     expected_conf *c = conf;
     TRY(fields_read(map, expected_fields, c));
     if (c->value_norm) TRY(policy_request_signal(p, at, (signal_request){.kind = SIGNAL_VALUE_NORM}, &c->norm));
+    policy_may_force(p, c->sinks, p->protect.sink);
     signal_request r = {.kind = SIGNAL_EXPECTED_MASS, .first = c->sinks, .future = c->future, .covariance = c->covariance};
     return policy_request_signal(p, at, r, &c->mass);
 }

@@ -26,6 +26,7 @@ static err mean_rank_parse(policy *p, const node *at, const node *map, void *con
     if (n < 2 || n > MAX_PARTS) return NODE_ERR(at, "score mean_rank joins two to %d scores: {expected: {}, window: {rows: 64}}", MAX_PARTS);
     TRY(mem_alloc(MEM_POLICY, (size_t)n * sizeof *p->joined, &p->joined));
     for (c->n = 0; c->n < n; c->n++) TRY(parse_part(p, map, node_key(map, c->n), &p->joined[c->n]));
+    p->score_rows = 0; /* whatever the parts are */
     if (p->work_words < (p->shape.n_kv + 1) / 2) p->work_words = (p->shape.n_kv + 1) / 2;
     return node_check_read(map);
 }

@@ -24,6 +24,7 @@ static err change_parse(policy *p, const node *at, const node *map, void *conf) 
     TRY(fields_read(map, change_fields, c));
     if (c->pool != POOL_NONE && c->width % 2 == 0)
         return NODE_ERR(at, "score output_change: width %d is even; a centred pool has an odd width", c->width);
+    policy_may_force(p, c->rows, p->protect.recent);
     return policy_request_signal(p, at, (signal_request){.kind = SIGNAL_WINDOW_CHANGE, .rows = c->rows}, &c->signal);
 }
 

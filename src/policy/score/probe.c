@@ -25,6 +25,7 @@ static err probe_parse(policy *p, const node *at, const node *map, void *conf) {
     probe_conf *c = conf;
     TRY(fields_read(map, probe_fields, c));
     if (c->normalise) TRY(policy_request_signal(p, at, (signal_request){.kind = SIGNAL_VALUE_OUTPUT, .power = 2}, &c->norm));
+    policy_may_force(p, c->sinks, p->protect.sink);
     signal_request r = {.kind = SIGNAL_PROBE_MASS, .rows = c->chunk, .first = c->chat, .unit = c->normalise, .sliding = p->needs.all_layers};
     return policy_request_signal(p, at, r, &c->signal);
 }

@@ -52,6 +52,7 @@ void significance_score(const significance *s, const decision *d, head_items *h,
 
 static err stage_parse(policy *p, const node *at, const node *map, void *conf) {
     TRY(fields_read(map, significance_fields, conf));
+    policy_may_force(p, !((const significance *)conf)->own, p->protect.recent);
     return significance_request(p, at, "score significance", conf);
 }
 

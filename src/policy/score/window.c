@@ -56,6 +56,8 @@ static err window_parse(policy *p, const node *at, const node *map, void *conf) 
                                     .power = (uint8_t)c->power, .fold = (live_fold)(c->live - LIVE_FIRST)};
     }
     if (c->sets == SETS_LAYER) p->needs.scope = SCOPE_LAYER;
+    if (c->force_window) policy_may_force(p, c->rows, p->protect.recent);
+    if (c->reduce == REDUCE_SUM) p->score_rows = c->rows;
     signal_request r = {.kind = SIGNAL_WINDOW_MASS, .rows = c->rows, .power = c->power, .max = c->reduce == REDUCE_MAX};
     return policy_request_signal(p, at, r, &c->signal);
 }

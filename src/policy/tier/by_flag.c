@@ -8,6 +8,7 @@
 typedef struct by_flag_conf {
     const char *recent, *sink, *important, *representative;
     int tier_recent, tier_sink, tier_important, tier_representative;
+    const policy *p;
 } by_flag_conf;
 STAGE_CONF_FITS(by_flag_conf);
 
@@ -26,6 +27,7 @@ static err tier_or(const policy *p, const node *at, const char *name, int fallba
 static err by_flag_parse(policy *p, const node *at, const node *map, void *conf) {
     by_flag_conf *c = conf;
     TRY(fields_read(map, by_flag_fields, c));
+    c->p = p;
     if (!*c->important) return NODE_ERR(at, "tier by_flag: `important` is missing: it says where survivors go");
     TRY(tier_or(p, at, c->important, 0, &c->tier_important));
     TRY(tier_or(p, at, c->recent, 0, &c->tier_recent));
@@ -69,7 +71,10 @@ static void by_flag_count(const void *conf, int n_sink, int n_recent, int n_rest
     const by_flag_conf *c = conf;
     per_tier[c->tier_recent] += n_recent;
     per_tier[c->tier_sink] += n_sink;
-    per_tier[c->tier_important] += n_rest;
+    const stage_use *sel = &c->p->use[STAGE_SELECT];
+    int n_free = n_rest - c->p->may_force, marked = sel->st->marked && n_free > 0 ? sel->st->marked(sel->conf, n_free) : 0;
+    per_tier[c->tier_representative] += marked;
+    per_tier[c->tier_important] += n_rest - marked;
 }
 
 static int by_flag_moves(const void *conf, uint8_t (*pairs)[2]) {
