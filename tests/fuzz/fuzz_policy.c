@@ -161,7 +161,7 @@ static void check_items(const world *w, timeline *t, bool decided, int c, int *n
 static bool overspends(const world *w) {
     char text[1000];
     snprintf(text, sizeof text, "%s", policy_describe(w->p));
-    return strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") || strstr(text, "quota pages") || strstr(text, "quota profile") ||
+    return w->p->over_budget || strstr(text, "pyramid (factory") || strstr(text, "pyramid (kvpress") || strstr(text, "evicted counted") || strstr(text, "quota pages") || strstr(text, "quota profile") ||
            (strstr(text, "adaptive (blend") && !strstr(text, "exact"));
 }
 

@@ -2,6 +2,8 @@
  * search. For the oracles of prompts and of decode. */
 #ifndef KVLAB_TESTS_SUPPORT_NAIVE_KVCRUSH_H
 #define KVLAB_TESTS_SUPPORT_NAIVE_KVCRUSH_H
+#include <stdbool.h>
+#include <stddef.h>
 #include "base/rng.h"
 
 enum { CRUSH_KV = 4, CRUSH_GROUP = 4, CRUSH_HEADS = CRUSH_KV * CRUSH_GROUP, CRUSH_N = 130, CRUSH_UNIT = 17 };

@@ -154,7 +154,8 @@ void random_policy(rng *r, char out[RANDOM_POLICY_BYTES]) {
 int random_policy_sides(const char *message) {
     static const char *const names[] = {
         "budget", "score", "quota", "select", "tier ", "tiers", "trigger", "prefill", "skip", "block", "bytes", "pages", "tokens", "ratio", "slack", "every", "protect", "sink", "recent", "positions",
-        "live", "control_layers", "layers", "profile", "head_dim", "force_window", "reduce", "lag", "count: evicted", "rounding", "mode:", "decode", "f16", "k8v", "k4v", "k4cv4g32"};
+        "live", "coverage", "accounting", "query_head", "per_query", "units of",
+        "control_layers", "layers", "profile", "head_dim", "force_window", "reduce", "lag", "count: evicted", "rounding", "mode:", "decode", "f16", "k8v", "k4v", "k4cv4g32"};
     int n = 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) n += strstr(message, names[i]) != NULL;
     return n;

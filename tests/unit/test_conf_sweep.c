@@ -76,7 +76,7 @@ static void named_alternatives_set_several_paths(void **state) {
                                "    quota: [{name: global, set: {policy.quota: global, policy.tier.by_rank.over: sequence}}]\n";
     assert_labels(text, NULL, "A global\nplain global\n");
     assert_labels(text, (const char *const[]){"policy.tiers=[f32]", "seed=1,2", NULL},
-                  "A global tiers=[f32] seed=1\nA global tiers=[f32] seed=2\nplain global tiers=[f32] seed=1\nplain global tiers=[f32] seed=2\n");
+                  "A global policy.tiers=[f32] seed=1\nA global policy.tiers=[f32] seed=2\nplain global policy.tiers=[f32] seed=1\nplain global policy.tiers=[f32] seed=2\n");
     node *root = parse(text);
     sweep s;
     assert_int_equal(sweep_expand(root, &s), OK);

@@ -44,7 +44,7 @@ static const field kvcrush_fields[] = {
     FIELD_END};
 
 static err check_decode(const policy *p, const node *at, const kvcrush_conf *c) {
-    if (!policy_stage_live(p, STAGE_SCORE) || (!p->trigger.slack && !p->trigger.every && !p->trigger.pressure)) return OK;
+    if (!p->use[STAGE_SCORE].st || !policy_stage_live(p, STAGE_SCORE) || (!p->trigger.slack && !p->trigger.every && !p->trigger.pressure)) return OK;
     if (c->signature == ROWS_QUERY_HEAD && !c->control)
         return NODE_ERR(at, "select kvcrush: signature: query_head needs scores of single query heads, which score %s does not keep in decode: use head or "
                         "head_sum, or remove trigger slack and every", p->use[STAGE_SCORE].st->name);
@@ -65,8 +65,11 @@ static err kvcrush_parse(policy *p, const node *at, const node *map, void *conf)
                         score->name);
     if (c->unit * rows > SIGNATURE_MAX_BITS)
         return NODE_ERR(at, "select kvcrush: units of %d positions with %d rows have more than %d bits", c->unit, rows, SIGNATURE_MAX_BITS);
-    if (c->accounting && p->budget.unit == BUDGET_BYTES)
-        return NODE_ERR(at, "select kvcrush: accounting: on_top keeps more than the budget of %g of the bytes: use inside, or a budget in tokens", p->budget.amount);
+    if (c->accounting && (p->budget.unit == BUDGET_BYTES || p->budget.unit == BUDGET_PAGES)) {
+        char limit[64];
+        budget_describe(&p->budget, limit, sizeof limit);
+        return NODE_ERR(at, "select kvcrush: accounting: on_top keeps more than the %s: use inside, or a budget in tokens", limit);
+    }
     if (c->coverage > 0 && (c->accounting || node_get(map, "representatives")))
         return NODE_ERR(at, "select kvcrush: coverage: %g leaves the rest of the room to representatives, which contradicts %s", c->coverage,
                         c->accounting ? "accounting: on_top" : "a share of `representatives`");
