@@ -64,6 +64,8 @@ double plot_text_width(const char *utf8, double px_per_char);
 err plot_write_bytes(const figure *fig, const summary *s, FILE *f);  /* kl_vs_bytes, score_vs_bytes */
 err plot_write_speed(const figure *fig, const summary *s, FILE *f);  /* decode_speed */
 err plot_write_heads(const figure *fig, const summary *s, FILE *f);  /* kept_heads */
+err plot_write_axes(const figure *fig, const summary *s, FILE *f);   /* axes */
 err plot_write_memory(const figure *fig, const summary *s, FILE *f); /* memory */
+bool plot_has_axes(const summary *s, int group); /* alternatives with names, and a KL */
 bool plot_point_evicts(const summary *s, int point); /* has records with fewer items than full's, and their places */
 #endif

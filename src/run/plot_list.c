@@ -96,9 +96,20 @@ static void add_of_task(figure_list *l, const summary *s, int g, int t) {
 err figures_list(const summary *s, figure_list *out) {
     const results *r = s->r;
     *out = (figure_list){0};
-    TRY(mem_alloc(MEM_OTHER, sizeof *out->fig * (size_t)r->n_groups * (3 * (size_t)r->n_tasks + 2), &out->fig));
+    TRY(mem_alloc(MEM_OTHER, sizeof *out->fig * (size_t)r->n_groups * (3 * (size_t)r->n_tasks + 3), &out->fig));
     for (int g = 0; g < r->n_groups; g++) {
         for (int t = 0; t < r->n_tasks; t++) add_of_task(out, s, g, t);
+        if (plot_has_axes(s, g))
+            add(out, s,
+                (figure){.script = "axes",
+                         .title = mem_strdup("Which alternative of each axis gives the lowest KL?"),
+                         .caption = mem_strdup("KL divergence from the full cache of every point (geometric mean over tasks) over the named alternatives "
+                                               "it is made of. Bars: medians. Filled: the best point of all."),
+                         .group = g,
+                         .task = -1,
+                         .metric = -1,
+                         .write = plot_write_axes},
+                "");
         if (any_point(s, g, true))
             add(out, s,
                 (figure){.script = "kept_heads",

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "run/axes.h"
 #include "run/summary.h"
 
 enum { MAX_COLS = 64, CELL = 96 };
@@ -168,6 +169,34 @@ static void print_notes(const summary *s, FILE *f) {
     fprintf(f, ".\n");
 }
 
+/* Of a search: what the alternatives of its axes reach. */
+static MUST err print_axes(const summary *s, int group, FILE *f, bool color) {
+    static const char *const head[] = {"alternative", "points", "best KL", "median KL", "best point"};
+    axis_rows x;
+    grid g;
+    TRY(axes_make(s, group, &x));
+    err e = x.n ? grid_make(&g, x.n + 1, 5) : OK;
+    for (int c = 0; x.n && e == OK && c < 5; c++) grid_set(&g, 0, c, NULL, "%s", head[c]);
+    for (int i = 0; i < x.n && e == OK; i++) {
+        const axis_row *row = &x.at[i];
+        char best[24], middle[24];
+        number(best, row->n ? row->best : NAN, "nats");
+        number(middle, row->n ? row->middle : NAN, "nats");
+        grid_set(&g, i + 1, 0, NULL, "%s %s", row->axis, row->name);
+        grid_set(&g, i + 1, 1, NULL, "%d", row->n);
+        grid_set(&g, i + 1, 2, NULL, "%s", best);
+        grid_set(&g, i + 1, 3, NULL, "%s", middle);
+        grid_set(&g, i + 1, 4, NULL, "%s", row->n ? s->r->points[row->best_point].label : "-");
+    }
+    if (x.n && e == OK) {
+        fprintf(f, "\nalternatives by the KL of their points (geometric mean over tasks):\n");
+        grid_print(&g, 1, f, color);
+        grid_free(&g);
+    }
+    axes_free(&x);
+    return e;
+}
+
 static MUST err print_table(const summary *s, FILE *f, bool color) {
     const results *r = s->r;
     column cols[MAX_COLS - 3];
@@ -204,8 +233,10 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
     }
     grid_print(&g, 2, f, color);
     grid_free(&g);
+    err e = OK;
+    for (int k = 0; k < r->n_groups && e == OK; k++) e = print_axes(s, k, f, color);
     print_notes(s, f);
-    return OK;
+    return e;
 }
 
 static json_t *json_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
