@@ -87,7 +87,7 @@ for r in json.load(sys.stdin)["rows"]:
 }
 # What needs no peer: kernels beside reads of the same bytes, slack of two tiers, a second thread.
 kvlab_alone() {
-    "$kvlab" bench attention -m "$model" --isa auto -t 2 --set engine.context=40000 --formats f16,k8v4,k4v2 --depths 4096,32768 --repeats 5 --json |
+    "$kvlab" bench attention -m "$model" --isa auto -t 2 --formats f16,k8v4,k4v2 --depths 4096,32768 --repeats 5 --json |
         python3 -c 'import json, re, sys
 rows = {}
 for r in json.load(sys.stdin)["rows"]:

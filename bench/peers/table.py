@@ -10,8 +10,9 @@ ORDER = ["prefill", "decode", "batch"]
 tests = sorted({k[2:] for k in best if k[2] in ORDER}, key=lambda t: (ORDER.index(t[0]), t[1]))
 settings = sorted({k[:2] for k in best if k[2] in ORDER}, key=lambda s: (["kvlab", "llama.cpp", "openvino"].index(s[0]), s[1]))
 read = max((v for k, v in best.items() if k[2] == "read"), default=0)
-print(f"tokens/s, {sys.argv[2]} thread(s), best of {sys.argv[3]}; read bandwidth {read:.1f} GB/s")
-print(f"{'':20s}" + "".join(f"{t[0] + ' ' + str(t[1]):>14s}" for t in tests))
+if settings:
+    print(f"tokens/s, {sys.argv[2]} thread(s), best of {sys.argv[3]}; read bandwidth {read:.1f} GB/s")
+    print(f"{'':20s}" + "".join(f"{t[0] + ' ' + str(t[1]):>14s}" for t in tests))
 for s in settings:
     print(f"{s[0] + ' ' + s[1]:20s}" + "".join(f"{best[s + t]:14.1f}" if s + t in best else f"{'-':>14s}" for t in tests))
 
@@ -22,7 +23,8 @@ def peers(test, names):
                default=(0, "-"))
 
 
-print("\nratio of kvlab's rate to the best peer's")
+if settings:
+    print("\nratio of kvlab's rate to the best peer's")
 for t in tests:
     for mine in ("full", "k8v4", "k4v2"):
         if ("kvlab", mine) + t not in best or (t == ("decode", 1) and mine != "full"):

@@ -196,7 +196,7 @@ err bench_attention(bench *b) {
         if (n > 1) TRY(backend_find("cpu", isas[i], b->s.g.math, &be));
         for (int k = 0; k < b->n_depths; k++) {
             for (int f = 0; f < b->n_formats; f++) TRY(attention_format(b, be, b->format[f], b->depth[k]));
-            TRY(prompt_time(b, be, b->depth[k]));
+            if (b->depth[k] <= engine_context(b->s.e)) TRY(prompt_time(b, be, b->depth[k]));
         }
     }
     return OK;

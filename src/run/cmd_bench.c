@@ -155,13 +155,21 @@ static bool asked(const options *o, const char *name) {
     return false;
 }
 
+/* Kernels need no model of that context; whatever runs the engine does. */
+static int longest_depth(const bench *b) {
+    enum { LONGEST = 1 << 20 };
+    for (int i = 0; i < b->o->n_args; i++)
+        if (strcmp(b->o->args[i], "attention") && strcmp(b->o->args[i], "machine")) return engine_context(b->s.e);
+    return b->o->n_args ? LONGEST : engine_context(b->s.e);
+}
 static err parse_depths(bench *b, const char *text) {
-    int context = engine_context(b->s.e);
+    int most = longest_depth(b);
     for (const char *at = text; b->n_depths < BENCH_MAX_LIST; at++) {
         char *end;
         long n = strtol(at, &end, 10);
-        if (end == at || n < 1 || n > context)
-            return ERR(ERR_USAGE, "--depths takes numbers of tokens from 1 to the context of %d, not \"%s\"", context, text);
+        if (end == at || n < 1 || n > most)
+            return ERR(ERR_USAGE, "--depths takes numbers of tokens from 1 to %d, not \"%s\" (the context of the model is %d; attention alone takes more)", most,
+                       text, engine_context(b->s.e));
         b->depth[b->n_depths++] = (int)n;
         if (!*end) return OK;
         if (*end != ',') return ERR(ERR_USAGE, "--depths takes numbers with commas between them, not \"%s\"", text);

@@ -29,7 +29,8 @@ holds "memory: slack and tables of two tiers on shared pages at 512 and 4096 tok
 expect "no preset of that name" 2 "matches no policy preset" "$kvlab" bench policies --model tiny.gguf --only nothing
 expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
 expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k
-expect "lengths beyond the context" 2 "context of" "$kvlab" bench prefill --model tiny.gguf --depths 99999999
+expect "lengths beyond the context" 2 "context of the model" "$kvlab" bench prefill --model tiny.gguf --depths 99999999
+expect "attention over pages takes more than the context" 0 "k4v2 .*9000 items" "$kvlab" bench attention --model tiny.gguf --depths 9000 --formats k4v2 --repeats 1
 expect "a cache that leaves no room for steps" 2 "leaves no room" "$kvlab" bench decode --model tiny.gguf --depths 2048
 expect "unknown format" 2 "k9v9" "$kvlab" bench attention --model tiny.gguf --formats k9v9
 finish
