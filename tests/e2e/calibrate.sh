@@ -54,4 +54,9 @@ expect "a policy that nothing is known about" 2 "like --vary" "$kvlab" calibrate
 expect "values that are no numbers" 2 "does not begin with a number" "$kvlab" calibrate --model tiny.gguf --policy leankv --goal kl=1 --vary a=1,x
 expect "a path that the policy does not have" 2 "alpha_x" "$kvlab" calibrate --model tiny.gguf --text text.txt --context 64 --tokens 4 --policy leankv --goal kl=1 --vary decide.leankv.alpha_x=1 --no-progress
 expect "a goal that nothing meets" 1 "none of 2 points" "$kvlab" calibrate --model tiny.gguf --text text.txt --context 64 --tokens 4 --policy leankv --goal bytes=0.01 --vary decide.leankv.alpha_l=0,0.1 --no-progress
+"$kvlab" calibrate --heads text.txt --model tiny.gguf --context 160 --records 2 --no-progress --set policy.score.probe.sinks=2 --write heads.profile -q >/dev/null 2>err.txt
+grep -q '^origin 1 texts, 2 windows each, 160 tokens, .*2 sinks' heads.profile && grep -q '^layers 2$' heads.profile && ok "a head profile by KVzip's score, with what --set says" ||
+    not_ok "a head profile by KVzip's score, with what --set says" "$(head -n 5 heads.profile)" "$(cat err.txt)"
+expect "which quota profile takes" 0 "" "$kvlab" generate --model tiny.gguf --policy kvzip_kvpress --set policy.quota.profile.file=./heads.profile --prompt "the cache holds keys" -n 4 -q
+expect "a policy that ranks layer by layer gives none" 2 "ranks all layers together" "$kvlab" calibrate --heads text.txt --model tiny.gguf --context 160 --records 1 --no-progress --policy snapkv --write no.profile
 finish
