@@ -295,6 +295,10 @@ static const char *const composed[] = {
     "{layers: all, budget: 0.5, score: {window: {rows: 8}}, quota: {pages: {chunk: 2}}}",
     "{layers: all, tiers: [k8v4, k4v2], decide: {leankv: {}}, protect: {recent: 4}, trigger: {every: 1}}",
     "{layers: all, tiers: [f16, k8v4r], protect: {recent: 5}, tier: {uniform: {format: k8v4r}}, trigger: {slack: 2}}",
+    "{layers: all, budget: 0.5, score: {column: {live: true}}, select: {kvcrush: {signature: head, unit: 2}}, trigger: {slack: 2}}",
+    "{layers: all, budget: 0.6, score: {window: {rows: 8}}, quota: {adaptive: {}}, select: {kvcrush: {}}, tiers: [f16, k8v4, k4v2], protect: {recent: 3}, "
+    "tier: {by_flag: {important: k8v4, representative: k4v2}}}",
+    "{layers: all, budget: {bytes: 0.9}, tiers: [k8v4, k4v2], decide: water_filling}",
 };
 enum { N_COMPOSED = sizeof composed / sizeof *composed };
 
