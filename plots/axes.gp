@@ -18,7 +18,12 @@ set logscale y
 set yrange [ymin+0:ymax+0]
 set xrange [-0.7:columns-0.3]
 set ylabel "KL from the full cache (nats)" offset 0.5,0
-set xtics () scale 0
+unset xtics
+set ytics ()
+do for [e = -7:2] { do for [m in "1 2 5"] {
+    v = m * 10.0**e
+    if (v >= ymin && v <= ymax) { set ytics add (sprintf("%g", v) v) }
+} }
 unset grid
 set grid ytics lc rgb 0xe6e6e6 lw 0.8 lt 1
 plot dat index 1 using ($1-0.3):5:(0.6):(0) with vectors nohead lw 2.4 lc rgb 0xc4c4c4, \
