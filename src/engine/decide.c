@@ -122,7 +122,9 @@ static void gather_body(const par *p, void *arg) {
 static MUST err decide_one(seq *s, columns *x) {
     int n_kv = s->e->m->p.n_kv, n_layers = seq_n_policy_layers(s), n_tokens = cache_n_tokens(s->c);
     gathering g = {.s = s, .cols = x->cols + x->n_cols, .changes = x->changes + x->n_cols, .decides = policy_decides_by_layer(s->pol)};
-    for (int l = 0; l < n_layers; l++)
+    size_t most = 0; /* items of a layer */
+    for (int l = 0; l < n_layers; l++) {
+        size_t first = x->n_items;
         for (int h = 0; h < n_kv; h++) {
             size_t at = x->n_items;
             int layer = seq_model_layer(s, l), n = cache_n_items_head(s->c, layer, h);
@@ -130,7 +132,9 @@ static MUST err decide_one(seq *s, columns *x) {
             x->changes[x->n_cols++] = (cache_change){s->c, layer, h, (hides(s, layer) ? x->move : x->target) + at};
             x->n_items += (size_t)n;
         }
-    if (g.decides) TRY(policy_decode_begin(s->pol, s->state, n_tokens, s->e->threads));
+        most = x->n_items - first > most ? x->n_items - first : most;
+    }
+    if (g.decides) TRY(policy_decode_begin(s->pol, s->state, n_tokens, most, s->e->threads));
     par_run(s->e->threads, gather_body, &g);
     if (atomic_load(&g.failed)) return ERR(ERR_NOMEM, "out of memory: policy '%s' cannot decide at token %d", policy_describe(s->pol), n_tokens);
     if (g.decides) return policy_decode_end(s->pol, s->state, n_tokens);

@@ -371,11 +371,11 @@ bool policy_decides_by_layer(const policy *p) {
     return p->needs.scope != SCOPE_SEQUENCE;
 }
 
-err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, int n_threads) {
+err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, size_t most_items, int n_threads) {
     TRY(check_bound(p));
     find_budgets(p, s, n_tokens, p->decode_drops);
-    TRY(state_reserve_threads(s, n_threads));
-    for (int i = 0; i < n_threads; i++) memset(state_scratch(s, i)->most, 0, sizeof s->own.most);
+    TRY(state_reserve_threads(s, n_threads, most_items, n_tokens));
+    for (int i = 0; i <= s->n_others; i++) memset(state_scratch(s, i)->most, 0, sizeof s->own.most);
     return OK;
 }
 
@@ -397,7 +397,7 @@ err policy_decode_end(const policy *p, policy_state *s, int n_tokens) {
 
 err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols) {
     int together = p->needs.scope == SCOPE_SEQUENCE ? p->shape.n_layers : 1;
-    TRY(policy_decode_begin(p, s, n_tokens, 1));
+    TRY(policy_decode_begin(p, s, n_tokens, 0, 1));
     for (int l = 0; l < p->shape.n_layers; l += together) TRY(decode_layers(p, s, &s->own, n_tokens, cols + l * p->shape.n_kv, together));
     return policy_decode_end(p, s, n_tokens);
 }

@@ -130,7 +130,7 @@ typedef struct policy_columns { /* one (layer, KV head), in cache column order: 
 MUST err policy_decode(const policy *p, policy_state *s, int n_tokens, policy_columns *cols);
 /* The same in parts, where layers are decided by themselves: begin, every layer (cols: its n_kv heads) by one of n_threads threads, end. */
 bool policy_decides_by_layer(const policy *p);
-MUST err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, int n_threads);
+MUST err policy_decode_begin(const policy *p, policy_state *s, int n_tokens, size_t most_items /* of a layer */, int n_threads);
 MUST err policy_decode_layer(const policy *p, policy_state *s, int thread, int n_tokens, const policy_columns *cols);
 MUST err policy_decode_end(const policy *p, policy_state *s, int n_tokens);
 

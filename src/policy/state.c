@@ -41,19 +41,24 @@ static err reserve_decode(decision_scratch *x, const policy *p) {
     return scratch_reserve(x, p, p->shape.n_kv, (size_t)p->shape.n_kv * (size_t)p->shape.context, p->shape.context);
 }
 
-err state_reserve_threads(policy_state *s, int n_threads) {
-    TRY(reserve_decode(&s->own, s->p));
-    if (n_threads - 1 <= s->n_others) return OK;
+static err more_threads(policy_state *s, int n_others) {
     decision_scratch *more;
-    TRY(mem_alloc(MEM_POLICY, (size_t)(n_threads - 1) * sizeof *more, &more));
+    TRY(mem_alloc(MEM_POLICY, (size_t)n_others * sizeof *more, &more));
     if (s->n_others) memcpy(more, s->others, (size_t)s->n_others * sizeof *more);
     mem_free(s->others);
     s->others = more;
-    for (; s->n_others < n_threads - 1; s->n_others++) {
-        err e = reserve_decode(&more[s->n_others], s->p);
-        if (!e) continue;
-        scratch_free(&more[s->n_others]);
-        return e;
+    s->n_others = n_others;
+    return OK;
+}
+
+/* The other threads have what the items at hand need, ahead by a quarter: sequences seldom come here again. */
+err state_reserve_threads(policy_state *s, int n_threads, size_t n_items, int n_tokens) {
+    const policy *p = s->p;
+    if (n_threads - 1 > s->n_others) TRY(more_threads(s, n_threads - 1));
+    for (int i = 0; i < n_threads - 1; i++) {
+        decision_scratch *x = &s->others[i];
+        if (n_items * sizeof *x->score <= x->score_cap && 2 * (size_t)n_tokens * sizeof *x->tmp <= x->tmp_cap) continue;
+        TRY(scratch_reserve(x, p, p->shape.n_kv, n_items + n_items / 4 + 1024, n_tokens + n_tokens / 4 + 1024));
     }
     return OK;
 }

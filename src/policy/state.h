@@ -35,8 +35,8 @@ struct policy_state {
 
 /* Scratch of a decision over n_items items of n_heads heads, none with more than n_tokens. */
 MUST err scratch_reserve(decision_scratch *x, const policy *p, int n_heads, size_t n_items, int n_tokens);
-/* Scratch for n_threads threads that decide a layer each, of at most `context` items per head. */
-MUST err state_reserve_threads(policy_state *s, int n_threads);
+/* Scratch for n_threads threads that decide a layer each, of at most n_items items and n_tokens per head. */
+MUST err state_reserve_threads(policy_state *s, int n_threads, size_t n_items, int n_tokens);
 static inline decision_scratch *state_scratch(policy_state *s, int thread) { return thread ? &s->others[thread - 1] : &s->own; }
 /* Scratch for the positions 0 .. n-1 that prompt items have. */
 MUST err state_reserve_positions(policy_state *s, int n);

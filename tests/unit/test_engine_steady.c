@@ -54,7 +54,7 @@ void free(void *p) {
 enum { PROMPT = 200, WARM = 160, STEPS = 150 };
 
 static void steps_allocate_nothing_after_warm_up(void **state) {
-    static const char *const presets[] = {"full", "k8v4", "k4v2_win64", "streamingllm", "streamingllm_slot", "snapkv", "h2o", "tova"};
+    static const char *const presets[] = {"full", "k8v4", "k4v2_win64", "streamingllm", "streamingllm_slot", "snapkv", "h2o", "tova", "leankv", "leankv_f16"};
     engine *e = tiny_engine(tiny_model_file("tiny.gguf", tiny_model_default()), MATH_FAST, 2, "cpu", "auto");
     int v = engine_model(e)->p.n_vocab;
     int32_t ids[PROMPT + WARM + STEPS];
