@@ -4,7 +4,7 @@
 #   bench/peers.sh [-t THREADS] [-r ROUNDS] [-d DIR] [-l LENGTHS] [-q] [-k] [-D] [-T] [MODEL.gguf]
 #     default: 1 thread, 3 rounds, ~/.cache/kvlab/peers, lengths 1024,4096,8000, the default model; -q leaves out the batch of 8 sequences
 #     -k measures only what needs no peer, -D times experiments/demo.yaml too, -T prints the tables of the last run again
-#     All of it takes an hour and a half on two cores; 8000 alone half of that (nothing fits 16 steps behind 8192 tokens of context).
+#     A round of it all takes some 40 minutes of an idle core, 8000 alone half of that (16 steps do not fit behind 8192 tokens of context).
 #
 # What is fair about it, and what is not:
 # * Every engine runs at several settings and each line compares with its best one: llama.cpp with flash attention on and off and a cache in
@@ -42,7 +42,7 @@ out=$dir/times.tsv # engine, setting, test, length, rate
 if [ -n "$again" ]; then exec python3 "$here/peers/table.py" "$out" "$threads" "$rounds"; fi
 
 version=0.3.36 tree=$dir/llama_cpp_python-0.3.36/vendor/llama.cpp
-if [ -z "$peers" ]; then :; elif [ ! -x "$dir/llama_times" ] || [ "$here/peers/llama_times.c" -nt "$dir/llama_times" ]; then
+if [ -n "$peers" ] && [ ! -e "$dir/build/src/libllama.a" ]; then
     if [ ! -d "$tree" ]; then
         [ -d "$dir/pip" ] || python3 -m venv "$dir/pip"
         "$dir/pip/bin/pip" download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$version" -d "$dir"
@@ -56,6 +56,8 @@ if [ -z "$peers" ]; then :; elif [ ! -x "$dir/llama_times" ] || [ "$here/peers/l
         -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
         >"$dir/configure.log" 2>&1 || { tail -n 20 "$dir/configure.log" >&2; exit 3; }
     cmake --build "$dir/build" -j"${JOBS:-1}" --target llama >"$dir/build.log" 2>&1 || { tail -n 20 "$dir/build.log" >&2; exit 3; }
+fi
+if [ -n "$peers" ] && { [ ! -x "$dir/llama_times" ] || [ "$here/peers/llama_times.c" -nt "$dir/llama_times" ]; }; then
     cc -O2 -I"$tree/include" -I"$tree/ggml/include" "$here/peers/llama_times.c" -o "$dir/llama_times" "$dir/build/src/libllama.a" \
         "$dir"/build/ggml/src/libggml{,-cpu,-base}.a -lstdc++ -fopenmp -lm -lpthread -ldl
 fi
@@ -67,7 +69,7 @@ fi
 
 : >"$out"
 tests="decode:1"
-for n in ${lengths//,/ }; do tests="$tests prefill:$n decode:$n"; done
+for n in ${lengths//,/ }; do tests="$tests decode:$n"; done # a prompt's rate comes with it
 tests="$tests${batch:+ batch:1024}"
 run() { # engine, setting, command...
     local engine=$1 setting=$2

@@ -1,6 +1,6 @@
 /* Times llama.cpp through its public API, as llama-bench does: random tokens, batches of 2048 in pieces of 512 (its defaults).
  *   llama_times MODEL THREADS TYPE_K TYPE_V FLASH TEST...      TYPE: f16 q8_0 q4_0; FLASH: 0 1; TEST: prefill:N decode:N batch:N
- * prints one line per test: NAME N tokens/s. With one thread CPU time of the process, else wall time; built by bench/peers.sh. */
+ * prints one line per test: NAME N tokens/s, and for decode also that of its prompt, as prefill. With one thread CPU time of the process, else wall time; built by bench/peers.sh. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +91,7 @@ int main(int argc, char **argv) {
         for (int s = 0; s < seqs; s++) feed(c, &b, s, 0, n);
         t = now() - start;
         double rate = n / t;
+        if (!strcmp(name, "decode") && n > 1) printf("prefill %d %.2f\n", n, rate);
         if (strcmp(name, "prefill")) {
             step(c, &b, seqs, n);
             start = now();

@@ -2,7 +2,7 @@
 
     openvino_times.py MODEL THREADS KV TEST...      KV: f16 u8 u4 evict kvcrush; TEST: prefill:N decode:N batch:N
 
-prints one line per test: NAME N tokens/s. With one thread CPU time of the process, else wall time. A step's time is the difference
+prints one line per test: NAME N tokens/s, and for decode also that of its prompt, as prefill. With one thread CPU time of the process, else wall time. A step's time is the difference
 between a call that makes 17 tokens and one that makes 1, so what a call costs is in neither. Run by bench/peers.sh.
 """
 import sys
@@ -51,6 +51,8 @@ for test in tests:
     rows = SEQS if name == "batch" else 1
     first = seconds(rows, n, 1)
     rate = n / first
+    if name == "decode" and n > 1:
+        print(f"prefill {n} {rate:.2f}", flush=True)
     if name != "prefill":
         rate = STEPS * rows / (seconds(rows, n, 1 + STEPS) - first)
     print(f"{name} {n} {rate:.2f}", flush=True)
