@@ -22,6 +22,7 @@ typedef struct setup {
     double amount;
     int floor_tokens, proportional;
     int tier_chunk[MAX_TIERS];
+    bool ranked; /* LeanKV's tiers by shares of the prompt, instead of f16 before k8v4 */
 } setup;
 
 typedef struct item { int pos, tier; float live; } item;
@@ -44,6 +45,7 @@ static void make_setup(rng *r, setup *s) {
     s->pressure = (int)rng_below(r, 2);
     if (!s->pressure || rng_below(r, 2)) *(rng_below(r, 3) ? &s->slack : &s->every) = 1 + (int)rng_below(r, 20);
     s->prefill = rng_below(r, 4) > 0;
+    s->ranked = s->n_tiers == 2 && s->prefill && rng_below(r, 2);
     s->unit = (int)rng_below(r, 3);
     s->proportional = s->unit != TOKENS && rng_below(r, 2);
     s->floor_tokens = (int)rng_below(r, 40);
@@ -64,7 +66,10 @@ static void to_yaml(const setup *s, char *out, size_t cap) {
              units[s->unit], s->amount, rule, s->proportional ? ", decode: proportional" : "",
              s->full ? "{column: {power: 2, group: sum, lag: 0, live: true}}" : "{window: {rows: 8, power: 2, group: sum, force_window: false, live: add}}",
              s->physical ? 0 : s->chunk, prices[s->price], over[s->over], counts[s->count], s->least, control, s->ties_high ? "high" : "low", s->sink, s->recent,
-             when, s->n_tiers == 2 ? ",\n tiers: [f16, k8v4], tier: {uniform: {format: k8v4}}" : "");
+             when,
+             s->ranked           ? ",\n tiers: [k8v4, k4v2], tier: {by_rank: {shares: {k8v4: 0.33, k4v2: 0.67}, recent: k8v4, sink: k8v4, after_recent: k4v2}}"
+             : s->n_tiers == 2 ? ",\n tiers: [f16, k8v4], tier: {uniform: {format: k8v4}}"
+                               : "");
 }
 
 /* ---- the definition ---- */
@@ -217,7 +222,8 @@ static void decide(rng *r, const setup *s, const policy *p, policy_state *st, mo
         int n = 0;
         for (int i = 0; i < m->n[c]; i++) {
             item it = m->items[c][i];
-            int want = gone[c][i] ? KV_DROP : s->n_tiers == 1 || it.pos >= m->n_tokens - s->recent ? it.tier : 1;
+            bool stays = s->n_tiers == 1 || it.pos >= m->n_tokens - s->recent || (s->ranked && (it.pos < m->first_hot || it.pos < s->sink));
+            int want = gone[c][i] ? KV_DROP : stays ? it.tier : 1;
             if (target[c][i] != want)
                 fail_msg("prompt %d, now %d, column %d of %d items: position %d of tier %d goes to %d instead of %d\n%s", m->n_prompt, m->n_tokens, c,
                          m->n[c], it.pos, it.tier, target[c][i], want, yaml);
@@ -242,7 +248,7 @@ static void one_run(rng *r, int n_steps) {
     setup s;
     char yaml[1000];
     make_setup(r, &s);
-    const kv_format formats[] = {{.k_bits = 16, .v_bits = 16}, {.k_bits = 8, .v_bits = 4}};
+    const kv_format ladder[] = {{.k_bits = 16, .v_bits = 16}, {.k_bits = 8, .v_bits = 4}, {.k_bits = 4, .v_bits = 2}}, *formats = ladder + s.ranked;
     page_layout l[2];
     for (int t = 0; t < 2; t++) assert_int_equal(page_layout_make(formats[t], 64, 4, true, 8192, &l[t]), OK);
     if (s.physical) s.chunk = l[0].cap;
