@@ -19,6 +19,9 @@ expect "the table names its sections" 0 "pool .*compaction" "$kvlab" bench pool 
 "$kvlab" bench policies --model tiny.gguf --json --repeats 2 --depths 200 -t 1 --only knorm_kvpress --only 'h2o*' >bench.json 2>err.txt
 holds "policies: a ratio to full for each preset that was asked for" 'set(x["what"].split(",")[0] for x in r if x["section"] == "policies") == {"h2o", "h2o_kvpress", "h2o_prefill", "knorm_kvpress"}'
 holds "and each with its interval" 'all(x["rate_unit"].startswith("% more than full [") and 0 < x["min"] <= x["median"] for x in r if x["section"] == "policies")'
+"$kvlab" bench policies --model tiny.gguf --json --repeats 1 --depths 200 -t 1 --only kvcrush_vllm_pr >bench.json 2>err.txt
+holds "KVCrush's own part stands beside its base" '[x["what"].split(",")[0] for x in r if x["section"] == "policies"] == ["kvcrush_vllm_pr", "kvcrush_vllm_pr: selection", "kvcrush_vllm_pr: signatures to picks"]'
+holds "and is smaller than all of the selection" '(lambda p: 0 < p[1]["min"] < 1 and p[2]["min"] < p[1]["min"])([x for x in r if x["section"] == "policies"])'
 "$kvlab" bench policies --model tiny.gguf --json --repeats 1 --depths 100 -t 1 >bench.json 2>err.txt
 holds "without --only: all presets that evict" 'len(set(x["what"].split(",")[0] for x in r if x["section"] == "policies")) > 30'
 expect "one that this model cannot have is named" 0 "leaves kvlab_best out: .*profile" cat err.txt
