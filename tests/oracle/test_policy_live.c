@@ -9,8 +9,10 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "policy/profile.h"
 #include "policy/stage.h"
 #include "tests/support/policies.h"
+#include "tests/support/profiles.h"
 #include "tests/support/seed.h"
 
 enum { MAX_N = 150, MAX_LAYERS = 3, MAX_KV = 3, MAX_GROUP = 8, MAX_HEADS = MAX_LAYERS * MAX_KV, MAX_SEQS = 3 };
@@ -21,7 +23,7 @@ typedef struct setup {
     enum { ADD, MAX_OF, LAST, ADD_MEAN, COLUMN_SUM, COLUMN_MEAN, COLUMN_MAX, RECENCY, N_SCORES } score;
     int group_kind; /* mean, max, sum */
     bool per_layer; /* one set per layer */
-    enum { FIXED, BLEND, BLEND_EXACT, FLOOR, GLOBAL_SEQUENCE, GLOBAL_LAYER, N_QUOTAS } quota;
+    enum { FIXED, BLEND, BLEND_EXACT, FLOOR, GLOBAL_SEQUENCE, GLOBAL_LAYER, PROFILE, N_QUOTAS } quota;
     double alpha, amount;
     bool normalize, coarse, proportional, prefill, ties_high;
     int skip;
@@ -41,6 +43,7 @@ typedef struct dense { /* one sequence */
 static bool has_column(const setup *s) { return s->score != RECENCY; }
 static bool of_window(const setup *s) { return s->score <= ADD_MEAN; }
 static bool is_mean(const setup *s) { return s->score == ADD_MEAN || s->score == COLUMN_MEAN; }
+static bool over_sequence(const setup *s) { return s->quota == GLOBAL_SEQUENCE || s->quota == PROFILE; }
 
 static void make_setup(rng *r, setup *s) {
     memset(s, 0, sizeof *s);
@@ -53,6 +56,7 @@ static void make_setup(rng *r, setup *s) {
     s->group_kind = (int)rng_below(r, 3);
     s->per_layer = of_window(s) && rng_below(r, 3) == 0;
     s->quota = rng_below(r, 3) ? (int)rng_below(r, N_QUOTAS) : FIXED;
+    if (s->quota == PROFILE) s->shape = shape_with_profile(s->shape);
     s->alpha = rng_below(r, 11) / 10.0;
     s->coarse = rng_below(r, 2);
     s->normalize = s->coarse && rng_below(r, 3) == 0; /* sums of eighths are exact in any order */
@@ -84,7 +88,8 @@ static void to_yaml(const setup *s, char *out, size_t cap) {
     if (s->quota >= BLEND && s->quota <= FLOOR)
         snprintf(quota, sizeof quota, "{adaptive: {mode: %s, alpha: %g, normalize: %s, skip: %d%s}}", s->quota == FLOOR ? "floor" : "blend", s->alpha,
                  s->normalize ? "true" : "false", s->skip, s->quota == FLOOR ? "" : s->quota == BLEND ? ", rounding: source" : ", rounding: exact");
-    if (s->quota >= GLOBAL_SEQUENCE) snprintf(quota, sizeof quota, "{global: {over: %s}}", s->quota == GLOBAL_LAYER ? "layer" : "sequence");
+    if (s->quota == PROFILE) snprintf(quota, sizeof quota, "profile");
+    else if (s->quota >= GLOBAL_SEQUENCE) snprintf(quota, sizeof quota, "{global: {over: %s}}", s->quota == GLOBAL_LAYER ? "layer" : "sequence");
     snprintf(out, cap, "{budget: {%s: %.17g%s}, score: %s, quota: %s, select: {top_k: {ties: %s}}, protect: {sink: %d, recent: %d}, "
              "trigger: {prefill: %s, %s: %d}, %s}", units[s->unit], s->amount, s->proportional ? ", decode: proportional" : "", score, quota,
              s->ties_high ? "high" : "low", s->sink, s->recent, s->prefill ? "true" : "false", s->slack ? "slack" : "every",
@@ -225,12 +230,28 @@ static void scores_of(const setup *s, const dense *x, float (*score)[MAX_N]) {
     if (s->per_layer) layer_means(s, x, score);
 }
 
+/* Scores become the head's values at the items' ranks; items that went are behind those that are left. */
+static void profile_scores(const setup *s, const policy *p, const dense *x, float (*score)[MAX_N]) {
+    static item own[MAX_N];
+    int n_protected = 0;
+    for (int i = 0; i < x->n; i++) n_protected += is_protected(s, i, x->n);
+    for (int c = 0; c < s->n_heads; c++) {
+        int n = rank(s, x, score, NULL, c, c + 1, own);
+        float above = 1;
+        for (int i = n_protected; i < n; i++) {
+            float v = -head_profile_value(p->profile, c / s->n_kv, c % s->n_kv, i - n_protected, x->n - n_protected);
+            score[c][own[i].pos] = above = fminf(v, nextafterf(above, -2));
+        }
+    }
+}
+
 /* Targets of all items that are there. */
 static void decide(const setup *s, const policy *p, const dense *x, float (*score)[MAX_N], uint8_t (*target)[MAX_N]) {
     static item own[MAX_N];
     int quota[MAX_HEADS], kept = budget_of(s, p, x), last = s->n_tiers - 1;
     for (int c = 0; c < s->n_heads; c++) quota[c] = count_here(x, c) < kept ? count_here(x, c) : kept;
-    if (s->quota == GLOBAL_SEQUENCE) shared_quotas(s, x, score, kept, 0, s->n_heads, quota);
+    if (s->quota == PROFILE) profile_scores(s, p, x, score);
+    if (over_sequence(s)) shared_quotas(s, x, score, kept, 0, s->n_heads, quota);
     else if (s->quota != FIXED)
         for (int l = 0; l < s->n_layers; l++) shared_quotas(s, x, score, kept, l * s->n_kv, (l + 1) * s->n_kv, quota);
     for (int c = 0; c < s->n_heads; c++) {
@@ -245,7 +266,7 @@ static void decide(const setup *s, const policy *p, const dense *x, float (*scor
 
 static bool is_due(const setup *s, const policy *p, const dense *x) {
     if (s->every) return x->n - x->n_last >= s->every;
-    int most = 0, waiting = 0, per = s->quota == GLOBAL_SEQUENCE ? s->n_heads : s->n_kv;
+    int most = 0, waiting = 0, per = over_sequence(s) ? s->n_heads : s->n_kv;
     for (int c = 0; c < s->n_heads; c += per) {
         int sum = 0;
         for (int k = c; k < c + per; k++) sum += count_here(x, k);

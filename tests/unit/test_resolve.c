@@ -91,7 +91,7 @@ static void a_preset_equals_its_map_written_out(void **state) {
     assert_ok(preset_list("policies", &names, &n));
     assert_true(n > 10);
     for (int i = 0; i < n; i++) {
-        if (strcmp(names[i], "kvlab_best") == 0) continue; /* needs a head profile, and this model has none */
+        if (strncmp(names[i], "kvlab_best", 10) == 0) continue; /* they need a head profile, and this model has none */
         char *body = mem_sprintf("tasks: [lm]\npolicy: {preset: %s}\n", names[i]);
         experiment *a = load(body), *b;
         char *yaml = node_flow(a->points[0].policy), *inline_body = mem_sprintf("tasks: [lm]\npolicy: %s\n", yaml);

@@ -1,6 +1,6 @@
 /* Per head from a head profile (policy/profile.h, reference compositions.md): an item's score becomes its head's value at the item's rank
  * inside the head, and one threshold over these values serves all heads. Order inside a head stays that of the score; scores of different
- * heads become comparable, for a tier stage that ranks over all of them too. */
+ * heads become comparable, for a tier stage that ranks over all of them too. In decode a live score ranks what is left. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,30 +58,47 @@ static void profile_describe(const policy *p, const void *conf, char *out, size_
     snprintf(out, n, "%s %016llx", c->name, (unsigned long long)c->profile->checksum);
 }
 
-/* Keys carry the position in their lower half, and with it the item: prompt items are one run of positions. */
+/* Items that would compete if none had gone: those that went in earlier decisions rank behind all that are left. */
+static int all_items(const decision *d, const head_items *h, int n) {
+    int n_sink, n_recent, window = policy_layer_window(d->p, h->layer);
+    protect_count(&d->p->protect, window, d->n_tokens, &n_sink, &n_recent);
+    int all = d->from ? n : window_holds(window, d->n_tokens) - n_sink - n_recent;
+    return all > n ? all : n;
+}
+
+static int rank_of(const uint64_t *sorted, int n, uint64_t key) {
+    int lo = 0, hi = n;
+    while (hi - lo > 1) {
+        int mid = lo + (hi - lo) / 2;
+        if (sorted[mid] <= key) lo = mid;
+        else hi = mid;
+    }
+    return n - 1 - lo;
+}
+
 static void rank_head(const profile_conf *c, const decision *d, head_items *h) {
     int n = 0;
+    float above = 1, *value = d->tmp;
     for (int i = 0; i < h->n; i++)
         if (ranking_competes(h, i)) d->keys[n++] = topk_item_key(d->p, h, i);
     topk_sort(d->keys, (uint64_t *)(void *)d->tmp, n);
-    float above = 1;
-    for (int r = 0; r < n; r++) { /* a flat stretch of the curve still falls by the smallest step */
-        uint32_t tie = (uint32_t)d->keys[n - 1 - r], i = (d->p->ties_high ? tie : ~tie) - h->pos[0];
-        assert(i < (uint32_t)h->n && h->pos[i] == h->pos[0] + i);
-        above = fminf(-head_profile_value(c->profile, h->layer, h->head, r, n), nextafterf(above, -2));
-        h->score[i] = above;
-    }
+    int all = all_items(d, h, n);
+    for (int r = 0; r < n; r++) /* a flat stretch of the curve still falls by the smallest step */
+        value[r] = above = fminf(-head_profile_value(c->profile, h->layer, h->head, r, all), nextafterf(above, -2));
+    for (int i = 0; i < h->n; i++)
+        if (ranking_competes(h, i)) h->score[i] = value[rank_of(d->keys, n, topk_item_key(d->p, h, i))];
 }
 
 static void profile_allot(const void *conf, const decision *d) {
-    int64_t total = 0;
+    int64_t items = 0, total = 0;
     for (int k = 0; k < d->n_heads; k++) {
         rank_head(conf, d, &d->heads[k]);
-        total += d->heads[k].kept < d->heads[k].n ? d->heads[k].kept : d->heads[k].n;
+        total += d->heads[k].kept;
+        items += d->heads[k].n;
     }
-    ranking_allot(d, total);
+    ranking_allot(d, total < items ? total : items);
 }
 
 const stage quota_profile = {
     .kind = STAGE_QUOTA, .name = "profile", .help = "per head, from a table calibrated once per model",
-    .parse = profile_parse, .describe = profile_describe, .budgeted = true, .ranks = true, .allot = profile_allot};
+    .parse = profile_parse, .describe = profile_describe, .live = true, .budgeted = true, .ranks = true, .allot = profile_allot};
