@@ -30,10 +30,10 @@ static inline float greatest_lane(__m256 x) {
 }
 
 static inline __m256i codes_of(__m256 s, __m256 min, __m256 step, __m256 top) {
-    return _mm256_cvtps_epi32(_mm256_min_ps(_mm256_div_ps(_mm256_sub_ps(s, min), step), top));
+    return _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(_mm256_div_ps(_mm256_sub_ps(s, min), step), top), _mm256_setzero_ps()));
 }
 
-static inline void quantise(const float *x, int n, int bits, f16 *scale, f16 *zero, uint8_t *code) {
+static inline void quantise(const float *x, int n, int bits, quantise_part part, f16 *scale, f16 *zero, uint8_t *code) {
     __m256 s[KV_MAX_HEAD_DIM / 8], lo, hi;
     s[0] = lo = hi = sane(_mm256_loadu_ps(x));
     for (int i = 1; i < n / 8; i++) {
@@ -42,9 +42,10 @@ static inline void quantise(const float *x, int n, int bits, f16 *scale, f16 *ze
         hi = _mm256_max_ps(hi, s[i]);
     }
     float min = least_lane(lo), range = greatest_lane(hi) - min;
+    quantise_narrow(part, &min, &range);
     float levels = (float)((1 << bits) - 1), step = range / levels;
-    *zero = f16_from_f32(min);
-    *scale = f16_from_f32(range / 255.0f);
+    *zero = f16_from_f32(quantise_sane(min * part.gain));
+    *scale = f16_from_f32(range * part.gain / 255.0f);
     if (step == 0.0f) {
         memset(code, 0, (size_t)n);
         return;

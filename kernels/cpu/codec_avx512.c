@@ -18,7 +18,7 @@ static inline __m512 sane(__m512 x) {
     return _mm512_add_ps(x, _mm512_setzero_ps());
 }
 
-static inline void quantise(const float *x, int n, int bits, f16 *scale, f16 *zero, uint8_t *code) {
+static inline void quantise(const float *x, int n, int bits, quantise_part part, f16 *scale, f16 *zero, uint8_t *code) {
     __m512 s[KV_MAX_HEAD_DIM / 16], lo, hi;
     s[0] = lo = hi = sane(_mm512_loadu_ps(x));
     for (int i = 1; i < n / 16; i++) {
@@ -27,16 +27,17 @@ static inline void quantise(const float *x, int n, int bits, f16 *scale, f16 *ze
         hi = _mm512_max_ps(hi, s[i]);
     }
     float min = _mm512_reduce_min_ps(lo), range = _mm512_reduce_max_ps(hi) - min;
+    quantise_narrow(part, &min, &range);
     float levels = (float)((1 << bits) - 1), step = range / levels;
-    *zero = f16_from_f32(min);
-    *scale = f16_from_f32(range / 255.0f);
+    *zero = f16_from_f32(quantise_sane(min * part.gain));
+    *scale = f16_from_f32(range * part.gain / 255.0f);
     if (step == 0.0f) {
         memset(code, 0, (size_t)n);
         return;
     }
     __m512 vmin = _mm512_set1_ps(min), vstep = _mm512_set1_ps(step), top = _mm512_set1_ps(levels);
     for (int i = 0; i < n / 16; i++) {
-        __m512 q = _mm512_min_ps(_mm512_div_ps(_mm512_sub_ps(s[i], vmin), vstep), top);
+        __m512 q = _mm512_max_ps(_mm512_min_ps(_mm512_div_ps(_mm512_sub_ps(s[i], vmin), vstep), top), _mm512_setzero_ps());
         _mm_storeu_si128((__m128i *)(void *)(code + 16 * i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(q)));
     }
 }

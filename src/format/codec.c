@@ -23,11 +23,13 @@ static side v_side(const page_layout *l) {
     return (side){l->fmt.v_bits, l->n_groups, l->head_dim, l->fmt.quant, l->off_v_scale, l->off_v_zero};
 }
 
+static bool has_zero(side s) { return s.quant == QUANT_OFFSET || s.quant == QUANT_NARROW; }
+
 /* ---- codes ---- */
 
 enum { LANES = 16 }; /* head_dim and groups are multiples of it */
 
-static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zero, uint8_t *code) {
+static void quantise_group(const float *x, int n, int bits, quantise_part part, f16 *scale, f16 *zero, uint8_t *code) {
     float s[KV_MAX_HEAD_DIM], lo[LANES], hi[LANES];
     for (int i = 0; i < n; i++) s[i] = quantise_sane(x[i]);
     memcpy(lo, s, sizeof lo);
@@ -43,9 +45,11 @@ static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zer
         min = lo[j] < min ? lo[j] : min;
         max = hi[j] > max ? hi[j] : max;
     }
-    float range = max - min, levels = (float)((1 << bits) - 1), step = range / levels;
-    *zero = f16_from_f32(min);
-    *scale = f16_from_f32(range / 255.0f);
+    float range = max - min, levels = (float)((1 << bits) - 1);
+    quantise_narrow(part, &min, &range);
+    float step = range / levels;
+    *zero = f16_from_f32(quantise_sane(min * part.gain));
+    *scale = f16_from_f32(range * part.gain / 255.0f);
     if (step == 0.0f) {
         memset(code, 0, (size_t)n);
         return;
@@ -53,6 +57,7 @@ static void quantise_group(const float *x, int n, int bits, f16 *scale, f16 *zer
     for (int i = 0; i < n; i++) {
         float q = (s[i] - min) / step;
         q = q < levels ? q : levels;
+        q = q > 0.0f ? q : 0.0f; /* below a narrow range */
         code[i] = (uint8_t)f32_bits(q + 0x1p23f); /* the sum's unit in the last place is 1: ties to even */
     }
 }
@@ -167,8 +172,8 @@ static void quantise_side(const page_layout *l, side s, uint8_t *page, int slot,
     for (int g = 0; g < s.n_groups; g++) {
         size_t i = (size_t)g * l->cap + slot;
         f16 scale, zero;
-        if (s.quant == QUANT_OFFSET) {
-            quantise_group(x + g * n, n, s.bits, &scale, &zero, code + g * n);
+        if (has_zero(s)) {
+            quantise_group(x + g * n, n, s.bits, quantise_part_of(s.quant, s.bits, n), &scale, &zero, code + g * n);
             set_f16(page, s.off_zero, i, zero);
         } else {
             quantise_without_zero(s.quant, x + g * n, n, s.bits, &scale, code + g * n);
@@ -179,14 +184,14 @@ static void quantise_side(const page_layout *l, side s, uint8_t *page, int slot,
 
 static float decoding_step(f16 scale, int bits, int quant) {
     float s = f16_to_f32(scale);
-    return quant == QUANT_OFFSET ? s * (255.0f / (float)((1 << bits) - 1)) : s;
+    return quant == QUANT_OFFSET || quant == QUANT_NARROW ? s * (255.0f / (float)((1 << bits) - 1)) : s;
 }
 
 static void decode_side(const page_layout *l, side s, const uint8_t *page, int slot, const uint8_t *code, float *x) {
-    int n = s.d / s.n_groups, bias = s.quant == QUANT_OFFSET ? 0 : 1 << (s.bits - 1);
+    int n = s.d / s.n_groups, bias = has_zero(s) ? 0 : 1 << (s.bits - 1);
     for (int g = 0; g < s.n_groups; g++) {
         size_t i = (size_t)g * l->cap + slot;
-        float zero = s.quant == QUANT_OFFSET ? f16_to_f32(get_f16(page, s.off_zero, i)) : 0.0f;
+        float zero = has_zero(s) ? f16_to_f32(get_f16(page, s.off_zero, i)) : 0.0f;
         float step = decoding_step(get_f16(page, s.off_scale, i), s.bits, s.quant);
         for (int j = 0; j < n; j++) {
             float product = step * (float)(code[g * n + j] - bias);
@@ -293,7 +298,7 @@ static void put_k_channels(const page_layout *l, uint8_t *page, int slot, const 
     for (int c = 0; c < d; c++) {
         f16 scale, zero;
         for (int i = 0; i < KV_TOKEN_GROUP; i++) column[i] = x[i][c];
-        quantise_group(column, KV_TOKEN_GROUP, l->fmt.k_bits, &scale, &zero, column_code);
+        quantise_group(column, KV_TOKEN_GROUP, l->fmt.k_bits, (quantise_part){1.0f, 1.0f}, &scale, &zero, column_code);
         for (int i = 0; i < KV_TOKEN_GROUP; i++) code[i][c] = column_code[i];
         set_f16(page, l->off_k_scale, channel_row(l, slot) + (size_t)c, scale);
         set_f16(page, l->off_k_zero, channel_row(l, slot) + (size_t)c, zero);
@@ -367,7 +372,7 @@ static void copy_meta(const page_layout *from, side a, const uint8_t *src, int s
     for (int g = 0; g < a.n_groups; g++) {
         size_t i = (size_t)g * from->cap + src_slot, j = (size_t)g * to->cap + dst_slot;
         set_f16(dst, b.off_scale, j, get_f16(src, a.off_scale, i));
-        if (a.quant == QUANT_OFFSET) set_f16(dst, b.off_zero, j, get_f16(src, a.off_zero, i));
+        if (has_zero(a)) set_f16(dst, b.off_zero, j, get_f16(src, a.off_zero, i));
     }
 }
 

@@ -15,7 +15,7 @@ static bool is_group(int channels) {
 static err refuse_name(const char *name) {
     return ERR(ERR_UNSUPPORTED,
                "cache format '%s' is unknown; supported are f32, f16, q8_0, q4_0, q8_0-q4_0, q4_0-q8_0 and kXvY with X and Y of 8, 4, 3, "
-               "2, 1, where c after X means K per channel over groups of 32 tokens (no other number), then g32, g64 or g128, s for symmetric (not 1 bit, not with c), and r, rk or "
+               "2, 1, where c after X means K per channel over groups of 32 tokens (no other number), then g32, g64 or g128, s for symmetric (not 1 bit, not with c) or n for a narrow range (not with c), and r, rk or "
                "rv for a rotation",
                name);
 }
@@ -62,6 +62,8 @@ static bool parse_codes(const char *name, kv_format *f) {
     if (!take(&name, "v") || !take_width(&name, &f->v_bits)) return false;
     f->group = take(&name, "g32") ? 32 : take(&name, "g64") ? 64 : take(&name, "g128") ? 128 : 0;
     if (take(&name, "s")) f->quant = QUANT_SYMMETRIC;
+    else if (take(&name, "n")) f->quant = QUANT_NARROW;
+    if (f->quant == QUANT_NARROW && f->k_channels) return false;
     if (f->quant == QUANT_SYMMETRIC && (f->k_channels || f->k_bits == 1 || f->v_bits == 1)) return false;
     return take_rotation(name, &f->rotate);
 }
@@ -85,7 +87,7 @@ void kv_format_name(kv_format f, char out[16]) {
     else if (f.quant == QUANT_GGML) snprintf(out, 16, "q%u_0-q%u_0%s", f.k_bits, f.v_bits, rotation);
     else
         snprintf(out, 16, "k%u%sv%u%s%s%s", f.k_bits, f.k_channels ? "c" : "", f.v_bits, group,
-                 f.quant == QUANT_SYMMETRIC ? "s" : "", rotation);
+                 f.quant == QUANT_SYMMETRIC ? "s" : f.quant == QUANT_NARROW ? "n" : "", rotation);
 }
 
 bool kv_format_equal(kv_format a, kv_format b) {
@@ -116,6 +118,7 @@ err kv_format_check(kv_format f, int head_dim) {
     bool codes = is_code_width(f.k_bits) && is_code_width(f.v_bits) && is_group(f.group) && f.rotate < N_ROTATIONS;
     bool one_bit = f.k_bits == 1 || f.v_bits == 1;
     if (f.quant == QUANT_SYMMETRIC) codes = codes && !f.k_channels && !one_bit;
+    else if (f.quant == QUANT_NARROW) codes = codes && !f.k_channels;
     else if (f.quant == QUANT_GGML)
         codes = codes && f.group == 32 && !f.k_channels && (f.k_bits == 8 || f.k_bits == 4) && (f.v_bits == 8 || f.v_bits == 4);
     else codes = codes && f.quant == QUANT_OFFSET;

@@ -12,7 +12,8 @@
  *   x^    = step * code + zero
  *
  * So 8->4, 8->2, 4->2 and any ->1 keep scale and zero: code' = rne(code * (2^b' - 1) / (2^b - 1)) = rne(code / odd number).
- * Symmetric (17b) and ggml's q8_0 and q4_0 (17c) have a scale and no zero; they and 3 bits re-quantise when they move.
+ * Symmetric (17b) and ggml's q8_0 and q4_0 (17c) have a scale and no zero; they and 3 bits re-quantise when they move. Narrow is offset
+ * over the middle of the range and with a gain (quantise.h). Its scales suit one width, so it re-quantises too.
  * Keys may be quantised per channel over KV_TOKEN_GROUP consecutive items instead (KIVI, arXiv 2402.02750; 17d).
  * All operations are explicitly rounded f32 (no contraction): every codec gives the same bits. */
 #ifndef KVLAB_FORMAT_FORMAT_H
@@ -25,7 +26,7 @@
 
 enum { KV_MAX_HEAD_DIM = 256, KV_MAX_TIERS = 4, KV_MAX_GROUPS = 8, KV_TOKEN_GROUP = 32 };
 enum { ROTATE_K = 1, ROTATE_V = 2 };
-enum { QUANT_OFFSET, QUANT_SYMMETRIC, QUANT_GGML };
+enum { QUANT_OFFSET, QUANT_SYMMETRIC, QUANT_GGML, QUANT_NARROW };
 
 typedef struct kv_format {
     uint8_t k_bits, v_bits; /* 32, 16, 8, 4, 3, 2, 1; 32 and 16 come as a pair (f32, f16) */
@@ -36,13 +37,13 @@ typedef struct kv_format {
 } kv_format;
 
 /* "f32", "f16"; kXvY with widths X and Y, then in this order: c after X (K per channel), g32, g64 or g128 (groups of channels),
- * s (symmetric), and r, rk or rv (both sides, K or V rotated), as in "k4v2", "k4cv4g32", "k8v4s", "k4v4g32r"; "q8_0", "q4_0", or K and V
- * apart as in "q8_0-q4_0", also with r, rk or rv. Lower case. */
+ * s (symmetric) or n (narrow), and r, rk or rv (both sides, K or V rotated), as in "k4v2", "k4cv4g32", "k8v4s", "k4v2nr"; "q8_0", "q4_0",
+ * or K and V apart as in "q8_0-q4_0", also with r, rk or rv. Lower case. */
 MUST err kv_format_parse(const char *name, kv_format *out);
 void kv_format_name(kv_format f, char out[16]);
 bool kv_format_equal(kv_format a, kv_format b);
 static inline bool kv_format_is_float(kv_format f) { return f.k_bits >= 16; }
-static inline bool kv_format_has_zero(kv_format f) { return f.quant == QUANT_OFFSET; }
+static inline bool kv_format_has_zero(kv_format f) { return f.quant == QUANT_OFFSET || f.quant == QUANT_NARROW; }
 static inline int kv_format_n_groups(kv_format f, int head_dim) { return f.group ? head_dim / f.group : 1; }
 /* Items that are stored and freed together. */
 static inline int kv_format_item_group(kv_format f) { return f.k_channels ? KV_TOKEN_GROUP : 1; }

@@ -36,7 +36,7 @@ static const char *const formats[] = {
     "f32",  "f16",     "k8v8",    "k8v4",    "k8v2",    "k4v8",    "k4v4",    "k4v2",    "k2v8",    "k2v4",  "k2v2",     "k4v4r",
     "k8v8g32", "k8v4g32", "k8v2g32", "k4v8g32", "k4v4g32", "k4v2g32", "k2v8g32", "k2v4g32", "k2v2g32", "k8v4rk", "k4v2g32rv",
     "k3v3", "k1v8", "k8v1", "k3v1g32", "k2v3", "k8v4g64", "k4v4s", "k8v3s", "k2v2g32s", "q8_0", "q4_0", "q8_0-q4_0", "k4cv4g32", "k2cv2g32",
-    "k8cv4", "k3cv3", "k1cv2rv",
+    "k8cv4", "k3cv3", "k1cv2rv", "k4v2nr",
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 

@@ -110,7 +110,7 @@ static void channels_keep_their_places(void **state) {
 
 static void pages_fill_without_overlap_and_within_their_bytes(void **state) {
     static const char *const names[] = {"f32", "f16", "k8v8", "k8v4", "k4v4", "k4v2", "k2v2", "k8v4g32", "k2v4g32",
-                                        "k3v1", "k1v3", "k1v1", "k8v8s", "k4v2s", "q8_0", "q4_0-q8_0", "k8v3r"};
+                                        "k3v1", "k1v3", "k1v1", "k8v8s", "k4v2s", "q8_0", "q4_0-q8_0", "k8v3r", "k4v2n"};
     rng r = rng_make(seed_get(), 1);
     for (size_t f = 0; f < sizeof names / sizeof *names; f++) {
         for (int columns = 0; columns < 6; columns++) {

@@ -19,7 +19,7 @@ static const char *const formats[] = {"f32",  "f16",  "k8v8", "k8v4",    "k8v2",
                                       "k4v4r", "k8v4rk", "k4v2g32rv", "k4v2r", "k8v8g32r",
                                       "k3v3", "k8v3", "k4v1", "k1v1", "k3v1g32", "k8v4g64", "k4v2g128", "k8v8s", "k4v4s", "k3v2s", "k2v2g32s",
                                       "k4v2g64sr", "q8_0", "q4_0", "q8_0-q4_0", "q4_0-q8_0", "q4_0r", "k4cv4g32", "k2cv2g32", "k4cv2",
-                                      "k3cv1", "k2cv2rv"};
+                                      "k3cv1", "k2cv2rv", "k4v2n", "k3v1n", "k8v3nr", "k4v2g32n"};
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
 static float odd_value(rng *r) {

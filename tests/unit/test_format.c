@@ -22,7 +22,7 @@ static void names_survive_a_round_trip(void **state) {
                                         "k4v2", "k2v2", "k2v8", "k8v8g32", "k4v2g32", "k2v2g32",
                                         "k4v4r", "k8v4rk", "k4v2rv",  "k4v4g32r", "k2v2g32rk", "k8v8g32rv", "k3v1",
                                         "k1v3g64", "k8v4g128", "k8v8s", "k4v2g32sr", "k4cv4g32", "k2cv2", "k8cv4g128rv", "q8_0", "q4_0", "q8_0-q4_0",
-                                        "q4_0-q8_0rk"};
+                                        "q4_0-q8_0rk", "k4v2n", "k4v3nr", "k8v1g32nrv"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char back[16];
         kv_format_name(parse(names[i]), back);
@@ -34,7 +34,7 @@ static void bad_names_are_refused_with_a_sentence(void **state) {
     static const char *const names[] = {"",        "f8",       "f",    "k",    "k8",     "k8v",
                                         "k5v4",    "k8v0",     "K8V4", "v4k8", "k8k4",   "k8v4g",
                                         "k8v4g16", "k8v4g320", "f16 ", " f16", "k16v16", "k8v4x",
-                                        "f16r",    "k4v4rr",   "k4v4rg32", "k4v4rkv", "q8_1", "q8_0-q8_0", "q4_0-", "q8_0s", "k4cv4s", "k1v4s", "k4v4cg32", "k4cv4cg32", "k4v4sg32"};
+                                        "f16r",    "k4v4rr",   "k4v4rg32", "k4v4rkv", "q8_1", "q8_0-q8_0", "q4_0-", "q8_0s", "k4cv4s", "k1v4s", "k4v4cg32", "k4cv4cg32", "k4v4sg32", "k4cv4n", "k4v4sn", "k4v4ng32"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         kv_format f;
         assert_int_equal(kv_format_parse(names[i], &f), ERR_UNSUPPORTED);
@@ -53,7 +53,7 @@ static void sizes_are_those_of_the_reference(void **state) {
         {"k8v4", 64, 96, 8},       {"k8v4", 128, 192, 8}, {"k4v4", 64, 64, 8},     {"k4v2", 64, 48, 8},
         {"k4v2", 128, 96, 8},      {"k2v2", 256, 128, 8}, {"k8v4g32", 64, 96, 16}, {"k4v2g32", 128, 96, 32},
         {"k4v2g32", 256, 192, 64},
-        {"k3v1", 64, 32, 8},       {"k4v4s", 64, 64, 4},   {"q8_0", 64, 128, 8},     {"q4_0", 64, 64, 8},     {"k4cv4g32", 64, 64, 16},
+        {"k3v1", 64, 32, 8},       {"k4v4s", 64, 64, 4},   {"k4v2n", 64, 48, 8},   {"q8_0", 64, 128, 8},     {"q4_0", 64, 64, 8},     {"k4cv4g32", 64, 64, 16},
         {"k2cv2g32", 128, 64, 32}, {"k8v4g128", 256, 384, 16}, {"q8_0-q4_0", 128, 192, 16},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -76,7 +76,7 @@ static void items_move_only_downwards(void **state) {
         {"f16", "k4v4r", true}, {"k8v4r", "k4v2r", true},   {"k8v4", "k4v2r", false},   {"k8v4r", "k4v4", false},
         {"k8v4r", "k4v4rk", false}, {"k4v4", "k3v1", true},     {"k8v8s", "k4v4s", true},   {"k8v8s", "k4v4", false},
         {"q8_0", "q4_0", true},     {"q4_0", "q8_0", false},    {"f16", "k4cv4g32", true},  {"k4cv4g32", "k2cv2g32", false},
-        {"k4cv4g32", "k4cv4g32", true}, {"k8v8g32", "k4cv4g32", false}, {"k8v4g64", "k4v4g32", false},
+        {"k4cv4g32", "k4cv4g32", true}, {"k8v8g32", "k4cv4g32", false}, {"k8v4g64", "k4v4g32", false}, {"k8v4nr", "k4v2nr", true}, {"k8v4r", "k4v2nr", false},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_int_equal(kv_format_can_move(parse(rows[i].from), parse(rows[i].to)), rows[i].can);
