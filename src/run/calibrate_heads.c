@@ -1,5 +1,6 @@
 /* kvlab calibrate --heads: the head profile of a model (policy/profile.h). Windows of calibration text are prefilled under a policy whose
- * score ranks all items of all heads; the curves of the heads, averaged over windows, become the profile. */
+ * score ranks all items of all heads; the curves of the heads, averaged over windows, become the profile. With --loss heads are compared by
+ * what their outputs lose for the tokens that follow (heads_loss.h), the policy's score only ranks inside heads. */
 #include <string.h>
 
 #include "base/io.h"
@@ -9,14 +10,19 @@
 #include "policy/profile.h"
 #include "policy/topk.h"
 #include "run/calibrate.h"
+#include "run/heads_loss.h"
 #include "run/resolve.h"
 
 static const size_t max_text_bytes = (size_t)1 << 30;
 /* What the repetition of the prompt reads is what will be needed; nothing else about the policy matters here. */
 static char default_policy[] = "kvzip_kvpress";
+/* The ranks inside heads that kvlab_best has at run time. */
+static const char default_loss_policy[] = "{score: {mean_rank: {expected: {}, window: {rows: 64, reduce: mean, group: max, force_window: false}}}, "
+                                          "quota: global, budget: 0.5, protect: {sink: 4, recent: 32}}";
 
 typedef struct collector {
     profile_builder *b; /* made when the first prompt shows how many heads the policy sees */
+    heads_loss *loss; /* or NULL */
     uint64_t **keys; /* [n_heads] */
     int *n_of;
     char *policy_line;
@@ -69,7 +75,14 @@ static err add_window(const session *s, const int32_t *ids, int n, collector *c)
     return e;
 }
 
-/* Windows spread evenly over one text: the first at its start, the last at its end. */
+static err add_loss(heads_loss *x, const int32_t *ids, const options *o) {
+    char *temp = mem_sprintf("%s.layer", o->write);
+    err e = heads_loss_add(x, ids, temp);
+    mem_free(temp);
+    return e;
+}
+
+/* Windows spread evenly over one text: the first at its start, the last at its end; a single one of --loss in its middle. */
 static err add_text(const session *s, const options *o, const char *path, int n_windows, collector *c, progress *bar, int *done) {
     char *text;
     size_t n;
@@ -77,23 +90,42 @@ static err add_text(const session *s, const options *o, const char *path, int n_
     TRY(io_read_file(path, max_text_bytes, &text, &n));
     err e = tokenizer_encode(engine_tokenizer(s->e), text, n, false, false, &ids);
     mem_free(text);
-    if (e == OK && ids.n < o->context) e = ERR(ERR_USAGE, "%s has %d tokens; --context %d needs as many", path, ids.n, o->context);
+    int needed = o->context + (c->loss ? LOSS_ROWS : 0);
+    if (e == OK && ids.n < needed) e = ERR(ERR_USAGE, "%s has %d tokens; %d are needed with --context %d", path, ids.n, needed, o->context);
     for (int w = 0; w < n_windows && e == OK; w++) {
-        int64_t spare = ids.n - o->context, at = n_windows > 1 ? spare * w / (n_windows - 1) : 0;
-        e = add_window(s, ids.ids + at, o->context, c);
+        int64_t spare = ids.n - needed, at = n_windows > 1 ? spare * w / (n_windows - 1) : c->loss ? spare / 2 : 0;
+        if (c->loss) e = add_loss(c->loss, ids.ids + at, o);
+        else e = add_window(s, ids.ids + at, o->context, c);
         progress_update(bar, ++*done, path);
     }
     token_list_free(&ids);
     return e;
 }
 
+/* The mean of both tables, place by place. */
+static err join(head_profile *p, const char *path) {
+    head_profile *other;
+    TRY(head_profile_read(path, &other));
+    if (other->n_layers != p->n_layers || other->n_kv != p->n_kv || strcmp(other->model_sha256, p->model_sha256) != 0) {
+        head_profile_free(other);
+        return ERR(ERR_USAGE, "--mean %s is a profile of another model", path);
+    }
+    for (int i = 0; i < p->n_layers * p->n_kv * PROFILE_POINTS; i++) p->table[i] = (uint16_t)((p->table[i] + other->table[i]) / 2);
+    char *origin = mem_sprintf("mean of (%s) and (%s)", p->origin, other->origin);
+    mem_free(p->origin);
+    p->origin = origin;
+    head_profile_free(other);
+    return OK;
+}
+
 static err write_profile(const session *s, const options *o, int n_windows, const collector *c) {
     head_profile *p;
-    char *origin = mem_sprintf("%d texts, %d windows each, %d tokens, %s", o->n_args, n_windows, o->context, c->policy_line);
+    char *origin = mem_sprintf("%d texts, %d windows each, %d tokens, %s%s", o->n_args, n_windows, o->context, o->loss ? "loss of outputs, ranked by " : "", c->policy_line);
     err e = profile_builder_finish(c->b, s->g.model_sha256, origin, &p);
     mem_free(origin);
     if (e != OK) return e;
-    e = head_profile_write(o->write, p);
+    if (o->mean) e = join(p, o->mean);
+    if (e == OK) e = head_profile_write(o->write, p);
     if (e == OK) log_info("%s: %d layers of %d KV heads; use it as quota: {profile: {file: %s}}", o->write, p->n_layers, p->n_kv, o->write);
     head_profile_free(p);
     return e;
@@ -102,22 +134,28 @@ static err write_profile(const session *s, const options *o, int n_windows, cons
 err calibrate_heads(const options *o) {
     session s;
     options with = *o;
+    node *conf = NULL; /* default of --loss */
     collector c = {0};
     int n_windows = o->records, done = 0;
     if (o->goal || o->vary.n) return ERR(ERR_USAGE, "--heads takes no --goal and no --vary: nothing is searched for");
     if (!o->n_args) return ERR(ERR_USAGE, "kvlab calibrate --heads needs calibration texts: kvlab calibrate --heads a.txt b.txt --write model.profile");
     if (!o->write) return ERR(ERR_USAGE, "kvlab calibrate --heads needs --write FILE for the profile");
-    if (!o->policy) with.policy = default_policy;
+    if (!o->policy && !o->loss) with.policy = default_policy;
     TRY(session_open(&with, &s));
     err e = OK;
+    if (o->loss && !o->policy) e = node_parse_text(default_loss_policy, strlen(default_loss_policy), "calibrate --loss", &conf);
+    if (e == OK && o->loss) e = heads_loss_create(&s, conf ? conf : s.policy, o->context, &c.loss);
     progress *bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
     for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, o, o->args[i], n_windows, &c, bar, &done);
     progress_end(bar, e == OK);
+    if (e == OK && c.loss) e = heads_loss_finish(c.loss, &c.b, &c.policy_line);
     if (e == OK) e = write_profile(&s, o, n_windows, &c);
+    heads_loss_destroy(c.loss);
     profile_builder_destroy(c.b);
     mem_free(c.keys);
     mem_free(c.n_of);
     mem_free(c.policy_line);
+    node_free(conf);
     session_close(&s);
     return e;
 }

@@ -100,11 +100,11 @@ static void pages_of_many_tiers_stay_near_live_bytes(void **state) {
     rng r = rng_make(seed_get(), 2);
     float *signal = make_signal(&r), *kv = malloc(sizeof *kv * KV * N * D);
     for (int i = 0; i < KV * N * D; i++) kv[i] = (float)rng_uniform(&r);
-    static const struct { double bytes, bound; } cases[] = {{0.125, 1.12}, {0.08, 1.2}, {0.05, 1.25}};
+    static const struct { const char *preset; double bytes, bound; } cases[] = {{"kvlab_best", 0.125, 1.12}, {"kvlab_best_low", 0.08, 1.2}, {"kvlab_best_low", 0.05, 1.25}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char over[128];
         snprintf(over, sizeof over, "{budget: {bytes: %g}, quota: {profile: {file: configs/profiles/smollm2-135m.profile}}}", cases[i].bytes);
-        check("kvlab_best", over, cases[i].bytes, cases[i].bound, LIVE, signal, kv);
+        check(cases[i].preset, over, cases[i].bytes, cases[i].bound, LIVE, signal, kv);
     }
     free(signal);
     free(kv);
