@@ -102,16 +102,16 @@ static err add_text(const session *s, const options *o, const char *path, int n_
     return e;
 }
 
-/* The mean of both tables, place by place. */
+/* What either profile needs stays: the better place of both tables. */
 static err join(head_profile *p, const char *path) {
     head_profile *other;
     TRY(head_profile_read(path, &other));
     if (other->n_layers != p->n_layers || other->n_kv != p->n_kv || strcmp(other->model_sha256, p->model_sha256) != 0) {
         head_profile_free(other);
-        return ERR(ERR_USAGE, "--mean %s is a profile of another model", path);
+        return ERR(ERR_USAGE, "--join %s is a profile of another model", path);
     }
-    for (int i = 0; i < p->n_layers * p->n_kv * PROFILE_POINTS; i++) p->table[i] = (uint16_t)((p->table[i] + other->table[i]) / 2);
-    char *origin = mem_sprintf("mean of (%s) and (%s)", p->origin, other->origin);
+    for (int i = 0; i < p->n_layers * p->n_kv * PROFILE_POINTS; i++) p->table[i] = p->table[i] < other->table[i] ? p->table[i] : other->table[i];
+    char *origin = mem_sprintf("the better of (%s) and (%s)", p->origin, other->origin);
     mem_free(p->origin);
     p->origin = origin;
     head_profile_free(other);
@@ -124,7 +124,7 @@ static err write_profile(const session *s, const options *o, int n_windows, cons
     err e = profile_builder_finish(c->b, s->g.model_sha256, origin, &p);
     mem_free(origin);
     if (e != OK) return e;
-    if (o->mean) e = join(p, o->mean);
+    if (o->join) e = join(p, o->join);
     if (e == OK) e = head_profile_write(o->write, p);
     if (e == OK) log_info("%s: %d layers of %d KV heads; use it as quota: {profile: {file: %s}}", o->write, p->n_layers, p->n_kv, o->write);
     head_profile_free(p);

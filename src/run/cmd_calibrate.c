@@ -170,7 +170,7 @@ err cmd_calibrate(const options *o) {
                         .data = o->data, .show_progress = !o->no_progress && !o->quiet, .found = print_found, .arg = (void *)o};
     calibrate_result r = {.best = -1};
     if (o->heads) return calibrate_heads(o);
-    if (o->loss || o->mean) return ERR(ERR_USAGE, "--%s needs --heads: it is about head profiles", o->loss ? "loss" : "mean");
+    if (o->loss || o->join) return ERR(ERR_USAGE, "--%s needs --heads: it is about head profiles", o->loss ? "loss" : "join");
     if (o->n_args) return ERR(ERR_USAGE, "kvlab calibrate takes texts as arguments only with --heads: name one with --text");
     if (!o->goal) return ERR(ERR_USAGE, "kvlab calibrate needs --goal: kl=NATS, dnll=NATS or bytes=SHARE");
     if (!o->policy) return ERR(ERR_USAGE, "kvlab calibrate needs --policy: the one whose numbers are sought, like leankv");

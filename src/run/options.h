@@ -23,7 +23,7 @@ typedef struct options {
     int64_t seed; /* -1 = not given */
     bool force, json, quiet, verbose, no_progress, no_color;
     const char *model, *file, *ids, *policy, *math, *prompt; /* score, generate */
-    const char *goal, *write, *mean; /* calibrate */
+    const char *goal, *write, *join; /* calibrate */
     int skip, context, tokens, n, top_k, records, rounds;
     double temperature, top_p;
     bool chat, heads, loss;
