@@ -102,7 +102,7 @@ static err add_text(const session *s, const options *o, const char *path, int n_
     return e;
 }
 
-/* What either profile needs stays: the better place of both tables. */
+/* Places between both tables: a quarter of the way from the other profile's to this one's. */
 static err join(head_profile *p, const char *path) {
     head_profile *other;
     TRY(head_profile_read(path, &other));
@@ -110,8 +110,8 @@ static err join(head_profile *p, const char *path) {
         head_profile_free(other);
         return ERR(ERR_USAGE, "--join %s is a profile of another model", path);
     }
-    for (int i = 0; i < p->n_layers * p->n_kv * PROFILE_POINTS; i++) p->table[i] = p->table[i] < other->table[i] ? p->table[i] : other->table[i];
-    char *origin = mem_sprintf("the better of (%s) and (%s)", p->origin, other->origin);
+    for (int i = 0; i < p->n_layers * p->n_kv * PROFILE_POINTS; i++) p->table[i] = (uint16_t)((p->table[i] + 3 * other->table[i] + 2) / 4);
+    char *origin = mem_sprintf("a quarter of (%s), three of (%s)", p->origin, other->origin);
     mem_free(p->origin);
     p->origin = origin;
     head_profile_free(other);

@@ -44,7 +44,7 @@ static const row rows[] = {
      "bisections between the best value and its neighbours (default 3)"},
     {"heads", 0, ROW_FLAG, AT(heads), NULL, 0, 0, OPT_CALIBRATE, "make a head profile: which share of a cache each KV head needs"},
     {"loss", 0, ROW_FLAG, AT(loss), NULL, 0, 0, OPT_CALIBRATE, "with --heads: by what outputs lose for the 64 tokens that follow, instead of by a score"},
-    {"join", 0, ROW_TEXT, AT(join), "FILE", 0, 0, OPT_CALIBRATE, "with --heads: give items the better of their places here and in this profile of the same model"},
+    {"join", 0, ROW_TEXT, AT(join), "FILE", 0, 0, OPT_CALIBRATE, "with --heads: write three quarters of this profile of the same model and a quarter of the new one"},
     {"write", 'w', ROW_TEXT, AT(write), "FILE", 0, 0, OPT_CALIBRATE, "write a preset, with the curve as comments, or the head profile"},
     {"skip", 0, ROW_INT, AT(skip), "S", 0, INT_MAX / 4, OPT_SCORE | OPT_CALIBRATE,
      "tokens left out at the start (default 0)"},
