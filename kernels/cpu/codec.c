@@ -10,11 +10,11 @@ static cpu_isa find_isa(const char *isa) {
 }
 
 page_put_fn codec_put_best(const char *isa) {
-    static const page_put_fn put[ISA_N] = {page_put, page_put_avx2, page_put_avx512, page_put_avx512};
+    static const page_put_fn put[ISA_N] = {page_put, page_put_avx2, page_put_avx2, page_put_avx512, page_put_avx512};
     return put[find_isa(isa)];
 }
 
 page_move_fn codec_move_best(const char *isa) {
-    static const page_move_fn move[ISA_N] = {page_move, page_move_avx2, page_move_avx512, page_move_avx512};
+    static const page_move_fn move[ISA_N] = {page_move, page_move_avx2, page_move_avx2, page_move_avx512, page_move_avx512};
     return move[find_isa(isa)];
 }
