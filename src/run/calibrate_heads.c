@@ -76,7 +76,7 @@ static err add_window(const session *s, const int32_t *ids, int n, collector *c)
 }
 
 static err add_loss(heads_loss *x, const int32_t *ids, const options *o) {
-    char *temp = mem_sprintf("%s.layer", o->write);
+    char *temp = mem_sprintf("%s%s.layer", strchr(o->write, '/') ? "" : "./", o->write); /* a bare name is a file of configs/profiles */
     err e = heads_loss_add(x, ids, temp);
     mem_free(temp);
     return e;
