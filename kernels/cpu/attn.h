@@ -16,6 +16,20 @@ ATTN_DECLARE(scalar)
 ATTN_DECLARE(avx2)
 ATTN_DECLARE(avx512)
 #undef ATTN_DECLARE
+/* Decode with queries and weights of quantised items in 16-bit integers (fast math): within 1e-3 of sum p max|v|.
+ *
+ * The integer kernels alone: codes times integers, which every path computes alike. granule: K (V) of 8 items each, padded to 4 more that can be read; n_lanes
+ * items. Scores: q [nq][head_dim], channel group g, at most ATTN_TILE items, arranged: scratch of nq * 4 codes_query_floats bytes, s
+ * [nq][ATTN_TILE]. Values: w [n_groups][nq][ATTN_P_LD], n_lanes a multiple of 8, o [nq][head_dim]. */
+#define ATTN_WORDS_DECLARE(path)                                                                                       \
+    void attn_decode_words_##path(const par *p, const attn_batch *b);                                                  \
+    void attn_words_scores_##path(const page_layout *l, int g, int nq, const int16_t *q, const uint8_t *const *granule, int n_lanes, \
+                                  uint8_t *arranged, int32_t *s);                                                      \
+    void attn_words_values_##path(const page_layout *l, int nq, const int16_t *w, const uint8_t *const *granule, int n_lanes, int32_t *o);
+ATTN_WORDS_DECLARE(scalar)
+ATTN_WORDS_DECLARE(avx2)
+ATTN_WORDS_DECLARE(avx512)
+#undef ATTN_WORDS_DECLARE
 /* Prefill on bf16 tiles. Judged by the reference on q scale log2(e), K and V rounded to bf16: to 2^-8 of sum p |v|. */
 void attn_prefill_avx512_bf16(const par *p, const attn_prefill *a);
 

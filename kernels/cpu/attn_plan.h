@@ -62,6 +62,21 @@ static inline float attn_live_fold(live_fold fold, float column, float value) {
     return column + value;
 }
 
+/* ---- codes as 16-bit integers meet them (attn_codes.inc) ---- */
+typedef struct code_plane {
+    int bits, shift; /* a code is the sum of its planes' fields, each shifted left */
+    int before;      /* head_dim x before bits of an item lie before this plane */
+} code_plane;
+static inline int codes_n_planes(int bits) { return bits == 3 ? 2 : 1; }
+static inline code_plane codes_plane(int bits, int plane) {
+    if (bits != 3) return (code_plane){bits, 0, 0};
+    return plane ? (code_plane){1, 2, 2} : (code_plane){2, 0, 0};
+}
+/* Channels of K that share a scale, or meet one sum. */
+static inline int codes_k_group(const page_layout *l) { return l->fmt.k_channels ? l->head_dim : l->head_dim / l->n_groups; }
+/* Bytes of a query as some path arranges it: 64 for 4 channels, channel groups padded to 64 bytes of a granule, two planes. */
+static inline size_t codes_query_floats(int head_dim) { return 16 * attn_round16((size_t)head_dim); }
+
 /* One thread's buffers for blocks of up to n_queries queries. */
 typedef struct attn_decode_buf {
     float *q;          /* [n_queries][head_dim] times scale */
@@ -71,6 +86,14 @@ typedef struct attn_decode_buf {
     float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups) */
     float *p;          /* [n_queries][ATTN_P_LD] scores, then probabilities, of a cut */
     float *v_step, *v_zero; /* [KV_MAX_GROUPS][ATTN_P_LD] */
+    /* in 16-bit integers */
+    uint8_t *q16;      /* [n_queries][4 codes_query_floats] */
+    float *q_scale;    /* [n_queries] integers times it are q (K per channel: q step) */
+    int32_t *dots;     /* [n_queries][ATTN_TILE] integers times codes */
+    int16_t *w16;      /* [KV_MAX_GROUPS][n_queries][ATTN_P_LD] probabilities times V step */
+    float *w_scale;    /* [KV_MAX_GROUPS][n_queries] */
+    float *w_rest;     /* [KV_MAX_GROUPS][n_queries] what all channels of a group get besides */
+    int32_t *sums;     /* [n_queries][head_dim] weighted codes */
     size_t floats;     /* of all of them */
 } attn_decode_buf;
 static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int head_dim) {
@@ -85,6 +108,13 @@ static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int
     b.p = attn_carve(base, &at, nq * ATTN_P_LD);
     b.v_step = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
     b.v_zero = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
+    b.q16 = (uint8_t *)attn_carve(base, &at, nq * codes_query_floats(head_dim));
+    b.q_scale = attn_carve(base, &at, attn_round16(nq));
+    b.dots = (int32_t *)attn_carve(base, &at, nq * ATTN_TILE);
+    b.w16 = (int16_t *)attn_carve(base, &at, KV_MAX_GROUPS * nq * ATTN_P_LD / 2);
+    b.w_scale = attn_carve(base, &at, attn_round16(KV_MAX_GROUPS * nq));
+    b.w_rest = attn_carve(base, &at, attn_round16(KV_MAX_GROUPS * nq));
+    b.sums = (int32_t *)attn_carve(base, &at, nq * d);
     b.floats = at;
     return b;
 }

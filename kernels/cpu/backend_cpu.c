@@ -26,7 +26,7 @@ LINEAR_OPS(avx2)
 LINEAR_OPS(avxvnni)
 LINEAR_OPS(avx512)
 
-#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns, form)     \
+#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns, form, decode) \
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
         .weight_gather = weight_gather, .weight_run_free = weight_run_free,                                             \
@@ -37,17 +37,18 @@ LINEAR_OPS(avx512)
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
         .signal_scratch_bytes = signal_scratch_bytes, .attn_columns = columns,                                        \
         .item_form = form, .attn_change = attn_change_##path,                                              \
-        .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = attn_decode_##path,                            \
+        .attn_scratch_bytes = attn_decode_scratch_bytes, .attn_decode = decode,                                        \
         .page_put = page_put_##path, .page_move = page_move_##path,                                                    \
     }
 /* `lin` is the path of linear layers, `path` that of everything else. */
 #define CPU_TABLES(isa_string, path, lin, prefill_fast, columns_fast, form_fast)                                       \
     {                                                                                                                  \
         [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
-                            act_prepare_fast_##lin, linear_fast_##lin, prefill_fast, columns_fast, form_fast),         \
+                            act_prepare_fast_##lin, linear_fast_##lin, prefill_fast, columns_fast, form_fast,          \
+                            attn_decode_words_##path),                                                                 \
         [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
                              act_prepare_none, linear_exact_##lin, attn_prefill_##path, attn_columns_##path,          \
-                             item_form_##path),                                                                        \
+                             item_form_##path, attn_decode_##path),                                                    \
     }
 
 static const backend tables[ISA_N][2] = {
@@ -61,10 +62,10 @@ static const backend tables[ISA_N][2] = {
 static const backend reference[2] = {
     [MATH_FAST] = TABLE("reference", "scalar", reference, MATH_FAST, weight_pack_rows, act_bytes_fast,
                         act_prepare_reference, linear_reference_fast, attn_prefill_reference, attn_columns_reference,
-                        item_form_reference),
+                        item_form_reference, attn_decode_reference),
     [MATH_EXACT] = TABLE("reference", "scalar", reference, MATH_EXACT, weight_pack_rows, act_bytes_exact,
                          act_prepare_none, linear_reference_exact, attn_prefill_reference, attn_columns_reference,
-                        item_form_reference),
+                        item_form_reference, attn_decode_reference),
 };
 
 int backend_isas(const char **names, int max) {

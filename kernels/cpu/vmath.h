@@ -26,6 +26,12 @@
 #define VEXP_P4     1.6666665459e-1f
 #define VEXP_P5     5.0000001201e-1f
 
+/* 2^r for 0 <= r <= 1 to a relative 4e-6, exact at 0, in the vector operations of whoever uses it. */
+#define VEXP2_POLY(r)                                                                                                  \
+    vf_fma(r, vf_fma(r, vf_fma(r, vf_fma(r, vf_set1(0x1.bc31dp-7f), vf_set1(0x1.aa3fcep-5f)), vf_set1(0x1.ee5884p-3f)), \
+                     vf_set1(0x1.62d51cp-1f)),                                                                         \
+           vf_set1(1.0f))
+
 static inline float vexp(float x) {
     if (x != x) return x + x;
     x = x < VEXP_HI ? x : VEXP_HI;

@@ -141,6 +141,46 @@ static void bf16_tiles_cost_less_than_1e_4_nats(void **state) {
     if (!(sum / (MORE + 1) > 1e-8)) fail_msg("mean KL %g nats: the two are not the same thing", sum / (MORE + 1));
 }
 
+/* What 16-bit queries and weights cost a step over packed codes: at each position the same cache, once through them, then through f32,
+ * whose row stays. In exact math, for the reason above; and not teacher-forced apart, where codes of new tokens flip: two paths in f32
+ * are 1.6e-3 nats apart then. Plain C in f32 beside the path's own f32 tells what the measurement itself resolves. */
+static void integers_on_codes_cost_less_than_1e_4_nats(void **state) {
+    enum { PROMPT = 384, STEPS = 96 };
+    const char *path = real_model_path();
+    if (!path) skip();
+    world w = world_open(path, MATH_EXACT, "k8v4", NULL, N);
+    const backend *f32 = w.e->m->be;
+    backend other[2] = {*f32, *f32};
+    other[0].attn_decode = isa_present(ISA_AVX512) ? attn_decode_words_avx512 : isa_present(ISA_AVX2) ? attn_decode_words_avx2 : attn_decode_words_scalar;
+    other[1].attn_decode = attn_decode_scalar;
+    int v = engine_model(w.e)->p.n_vocab;
+    float *logits = calloc((size_t)v * 3, sizeof(float));
+    seq *s;
+    assert_ok(seq_create(w.e, w.space, w.p, 1, &s));
+    assert_ok(seq_prefill(s, ids, PROMPT, logits));
+    double sum[2] = {0}, squares[2] = {0}, mean[2], half[2];
+    for (int i = PROMPT; i < PROMPT + STEPS; i++) {
+        for (int k = 0; k < 3; k++) {
+            if (k) assert_ok(seq_truncate(s, i));
+            w.e->m->be = k < 2 ? &other[k] : f32;
+            assert_ok(engine_step(w.e, &s, ids + i, 1, logits + (size_t)v * (size_t)k));
+        }
+        for (int k = 0; k < 2; k++) {
+            double kl = kl_nats(logits + (size_t)v * 2, logits + (size_t)v * (size_t)k, v);
+            sum[k] += kl, squares[k] += kl * kl;
+        }
+    }
+    seq_destroy(s);
+    free(logits);
+    world_close(&w);
+    for (int k = 0; k < 2; k++) {
+        mean[k] = sum[k] / STEPS, half[k] = 1.96 * sqrt((squares[k] / STEPS - mean[k] * mean[k]) / (STEPS - 1));
+        printf("# %s against f32 on k8v4: mean KL %.2e +- %.1e nats, %d positions\n", k ? "plain C in f32" : "16-bit integers", mean[k], half[k], STEPS);
+    }
+    if (!(mean[0] < 1e-4)) fail_msg("mean KL %g +- %g nats, bound 1e-4", mean[0], half[0]);
+    if (!(mean[0] > 0)) fail_msg("mean KL %g nats: the two are not the same thing", mean[0]);
+}
+
 static void long_ids(int32_t *out, int n) {
     for (int i = 0; i < n; i++) out[i] = ids[i % N];
 }
@@ -195,6 +235,7 @@ int main(void) {
         cmocka_unit_test(exact_with_f16_cache_matches_within_its_bound),
         cmocka_unit_test(full_in_f16_holds_23040_bytes_per_token), /* before those that leave freed memory behind */
         cmocka_unit_test(bf16_tiles_cost_less_than_1e_4_nats),
+        cmocka_unit_test(integers_on_codes_cost_less_than_1e_4_nats),
     };
     return cmocka_run_group_tests(tests, read_golden, NULL);
 }

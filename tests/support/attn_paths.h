@@ -12,41 +12,44 @@ typedef struct attn_path {
     void (*prefill)(const par *p, const attn_prefill *a);
     void (*decode)(const par *p, const attn_batch *b);
     void (*mass)(const par *p, const attn_mass *a);
+    void (*decode_words)(const par *p, const attn_batch *b); /* codes meet 16-bit integers; NULL: there is none */
 } attn_path;
+#define ATTN_PATH(name, path) \
+    (attn_path) { name, attn_prefill_##path, attn_decode_##path, attn_mass_##path, attn_decode_words_##path }
 
 static inline int attn_paths(attn_path out[4]) {
     int n = 0;
-    out[n++] = (attn_path){"reference", attn_prefill_reference, attn_decode_reference, attn_mass_reference};
-    out[n++] = (attn_path){"scalar", attn_prefill_scalar, attn_decode_scalar, attn_mass_scalar};
-    if (isa_present(ISA_AVX2)) out[n++] = (attn_path){"avx2", attn_prefill_avx2, attn_decode_avx2, attn_mass_avx2};
-    if (isa_present(ISA_AVX512))
-        out[n++] = (attn_path){"avx512", attn_prefill_avx512, attn_decode_avx512, attn_mass_avx512};
+    out[n++] = (attn_path){"reference", attn_prefill_reference, attn_decode_reference, attn_mass_reference, NULL};
+    out[n++] = ATTN_PATH("scalar", scalar);
+    if (isa_present(ISA_AVX2)) out[n++] = ATTN_PATH("avx2", avx2);
+    if (isa_present(ISA_AVX512)) out[n++] = ATTN_PATH("avx512", avx512);
     return n;
 }
 
 typedef struct attn_call {
     const attn_path *path;
     void *args; /* its scratch is set by attn_call_run */
-    char op;    /* 'p', 'd', 'm' */
+    char op;    /* 'p', 'd', 'w' (decode in words), 'm' */
 } attn_call;
 
 static inline void attn_call_body(const par *p, void *arg) {
     attn_call *c = arg;
     if (c->op == 'p') c->path->prefill(p, c->args);
     else if (c->op == 'd') c->path->decode(p, c->args);
+    else if (c->op == 'w') c->path->decode_words(p, c->args);
     else c->path->mass(p, c->args);
 }
 /* Scratch of exactly the size asked for, filled with NaN, so that sanitizers and results show a use of what is not there. */
 static inline void attn_call_run(const attn_path *path, char op, void *args, int n_threads) {
     size_t bytes = op == 'p'   ? attn_prefill_scratch_bytes(args, n_threads)
-                   : op == 'd' ? attn_decode_scratch_bytes(args, n_threads)
-                               : attn_mass_scratch_bytes(args, n_threads);
+                   : op == 'm' ? attn_mass_scratch_bytes(args, n_threads)
+                               : attn_decode_scratch_bytes(args, n_threads);
     void *scratch = malloc(bytes);
     if (!scratch) abort();
     memset(scratch, 0xff, bytes);
     if (op == 'p') ((attn_prefill *)args)->scratch = scratch;
-    else if (op == 'd') ((attn_batch *)args)->scratch = scratch;
-    else ((attn_mass *)args)->scratch = scratch;
+    else if (op == 'm') ((attn_mass *)args)->scratch = scratch;
+    else ((attn_batch *)args)->scratch = scratch;
     attn_call c = {path, args, op};
     par_run(n_threads, attn_call_body, &c);
     free(scratch);
