@@ -14,7 +14,7 @@
 enum { MAX_PATHS = 5 };
 static int prefill_paths(attn_path out[MAX_PATHS]) {
     int n = attn_paths(out);
-    if (isa_present(ISA_AVX512_BF16)) out[n++] = (attn_path){"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL};
+    if (isa_present(ISA_AVX512_BF16)) out[n++] = (attn_path){"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL, NULL};
     return n;
 }
 
@@ -101,7 +101,7 @@ static void every_path_agrees_with_f64(void **state) {
 /* bf16 tiles against f64 on what was rounded: q times scale log2(e), K and V. Probabilities are rounded to 2^-8 of each. */
 static void bf16_tiles_agree_with_f64_on_rounded_inputs(void **state) {
     if (!isa_present(ISA_AVX512_BF16)) skip();
-    const attn_path path = {"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL};
+    const attn_path path = {"avx512-bf16", attn_prefill_avx512_bf16, NULL, NULL, NULL};
     rng r = rng_make(seed_get(), 8);
     for (int round = 0; round < 24; round++) {
         int d = round < 8 ? head_dims[round] : 64, n = 1 + (int)rng_below(&r, 200);
