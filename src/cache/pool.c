@@ -298,7 +298,7 @@ static void empty_extent(pool *p, uint32_t x, void (*moved)(void *arg, page_ref 
 
 void pool_trim(pool *p, void (*moved)(void *arg, page_ref from, page_ref to), void *arg) {
     size_t ppe = p->st.pages_per_extent, peak = p->st.peak_pages_used;
-    while (p->st.extents > (p->st.pages_used + ppe - 1) / ppe + 1) empty_extent(p, emptiest(p), moved, arg);
+    while (p->st.extents > p->st.pages_used / ppe + 1) empty_extent(p, emptiest(p), moved, arg);
     p->st.peak_pages_used = peak; /* a page on its way was not two */
 }
 

@@ -37,7 +37,7 @@ pool_stats pool_get_stats(const pool *p);
 void pool_reset_peaks(pool *p);
 size_t pool_smaps_rss_bytes(const pool *p); /* Rss of the mapping from /proc/self/smaps; 0 if unreadable */
 
-/* Relocates pages out of the emptiest extents until committed <= pages used (in bytes of whole extents) + one extent, and gives the
+/* Relocates pages out of the emptiest extents until they hold at most one extent more than the pages used, and gives the
  * freed extents back. `moved` is called for each relocated page so that its owner can update tables. */
 void pool_trim(pool *p, void (*moved)(void *arg, page_ref from, page_ref to), void *arg);
 #endif
