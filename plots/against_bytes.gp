@@ -32,4 +32,7 @@ do for [percent in "100 50 25 12.5 6.25 3 1.5 0.75"] {
     if (percent / 100.0 >= 1.0 * xmin / full_bytes) { set x2tics add (percent." %%" percent / 100.0) }
 }
 set label 103 "of f16" at graph 1.015, graph 1.035 left font ",9" tc rgb 0x666666
-set key font ",10" at screen 820.0/1060, screen 0.84 left top reverse Left samplen 1.6 spacing 1.25 noenhanced width 0
+# What does not fit beside the figure would be left out of the key: more families take smaller lines.
+crowded = families > 16
+key_font = crowded ? ",7" : ",10"
+set key font key_font at screen 820.0/1060, screen 0.84 left top reverse Left samplen 1.6 spacing (crowded ? 1.0 : 1.25) noenhanced width 0

@@ -142,6 +142,14 @@ static void timed_text(char out[CELL], const results *r, int p, column c) {
     else snprintf(out, CELL, "%s", text);
 }
 
+/* Of a sweep that goes on later only points that have begun have a row. */
+static bool has_row(const results *r, int p) {
+    bool any = false;
+    for (int t = 0; t < r->n_tasks; t++)
+        for (int i = 0; i < r->tasks[t].n_items; i++) any |= results_unit(r, p, t, i) != NULL;
+    return any || r->n_ok + r->n_failed + r->n_crashed + r->n_skipped == 0;
+}
+
 static void print_notes(const summary *s, FILE *f) {
     const results *r = s->r;
     int clamped = 0, shown_noise = 0;
@@ -167,6 +175,9 @@ static void print_notes(const summary *s, FILE *f) {
     fprintf(f, "%d of %d units ok", r->n_ok, r->n_expected);
     if (missing) fprintf(f, " (%d failed, %d crashed, %d skipped, %d not run)", r->n_failed, r->n_crashed, r->n_skipped, missing - r->n_failed - r->n_crashed - r->n_skipped);
     fprintf(f, ".\n");
+    int n_left_out = 0;
+    for (int p = 0; p < r->n_points; p++) n_left_out += !has_row(r, p);
+    if (n_left_out) fprintf(f, "%d of %d points have not begun and are left out.\n", n_left_out, r->n_points);
 }
 
 /* Of a search: what the alternatives of its axes reach. */
@@ -200,9 +211,10 @@ static MUST err print_axes(const summary *s, int group, FILE *f, bool color) {
 static MUST err print_table(const summary *s, FILE *f, bool color) {
     const results *r = s->r;
     column cols[MAX_COLS - 3];
-    int n = pick_columns(r, cols, MAX_COLS - 3);
+    int n = pick_columns(r, cols, MAX_COLS - 3), n_rows = 0;
     grid g;
-    TRY(grid_make(&g, r->n_points + 2, n + 3));
+    for (int p = 0; p < r->n_points; p++) n_rows += has_row(r, p);
+    TRY(grid_make(&g, n_rows + 2, n + 3));
     grid_set(&g, 1, 0, NULL, "policy");
     grid_set(&g, 0, 1, NULL, "bytes");
     grid_set(&g, 1, 1, NULL, "per token");
@@ -212,15 +224,16 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
         grid_set(&g, 0, 3 + i, NULL, "%s", cols[i].item < 0 ? r->tasks[cols[i].task].name : item_title(r, cols[i]));
         grid_set(&g, 1, 3 + i, NULL, "%s%s", m->name, m->direction == METRIC_HIGHER ? " ↑" : m->direction == METRIC_LOWER ? " ↓" : "");
     }
-    for (int p = 0; p < r->n_points; p++) {
+    for (int p = 0, row = 2; p < r->n_points; p++) {
+        if (!has_row(r, p)) continue;
         summary_bytes b = summary_point_bytes(s, p);
-        grid_set(&g, p + 2, 0, NULL, "%s", r->points[p].label);
+        grid_set(&g, row, 0, NULL, "%s", r->points[p].label);
         if (b.n) {
-            grid_set(&g, p + 2, 1, NULL, "%.0f", b.live_per_token);
-            grid_set(&g, p + 2, 2, NULL, "%.1f %%", 100 * b.ratio);
+            grid_set(&g, row, 1, NULL, "%.0f", b.live_per_token);
+            grid_set(&g, row, 2, NULL, "%.1f %%", 100 * b.ratio);
         } else {
-            grid_set(&g, p + 2, 1, DIM, "-");
-            grid_set(&g, p + 2, 2, DIM, "-");
+            grid_set(&g, row, 1, DIM, "-");
+            grid_set(&g, row, 2, DIM, "-");
         }
         for (int i = 0; i < n; i++) {
             const summary_cell *c = summary_at(s, p, cols[i].task, cols[i].metric);
@@ -228,8 +241,9 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
             char t[CELL];
             if (cols[i].item >= 0) timed_text(t, r, p, cols[i]);
             else cell_text(t, c, m, r->points[p].baseline == p);
-            grid_set(&g, p + 2, 3 + i, cols[i].item < 0 ? cell_color(c, m) : NULL, "%s", t);
+            grid_set(&g, row, 3 + i, cols[i].item < 0 ? cell_color(c, m) : NULL, "%s", t);
         }
+        row++;
     }
     grid_print(&g, 2, f, color);
     grid_free(&g);

@@ -85,6 +85,7 @@ kill -INT $pid
 wait $pid
 
 sweep run s.yaml -o parts -q --only 'snapkv*' >/dev/null 2>&1
+expect "a table of a part has the points that have begun, and says so" 0 "points have not begun and are left out" "$kvlab" show parts
 sweep run s.yaml -o parts -q --limit 2 >/dev/null 2>&1
 sweep run s.yaml -o parts -q >/dev/null 2>&1
 same "a sweep in parts equals one run" parts
