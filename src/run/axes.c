@@ -20,7 +20,7 @@ static double point_kl(const summary *s, int p) {
     return n ? exp(sum / n) : NAN;
 }
 
-static bool point_has(const result_point *p, const char *axis, const char *name) {
+bool axes_point_has(const result_point *p, const char *axis, const char *name) {
     for (int a = 0; a < p->n_axes; a++)
         if (!strcmp(p->axes[a].path, axis) && !strcmp(p->axes[a].text, name)) return true;
     return false;
@@ -47,7 +47,7 @@ static int by_value(const void *a, const void *b) {
 static void fill_row(const summary *s, int group, const double *kl, double *sorted, axis_row *row) {
     for (int p = 0; p < s->r->n_points; p++) {
         const result_point *q = &s->r->points[p];
-        if (q->group != group || isnan(kl[p]) || !point_has(q, row->axis, row->name)) continue;
+        if (q->group != group || isnan(kl[p]) || !axes_point_has(q, row->axis, row->name)) continue;
         if (row->best_point < 0 || kl[p] < kl[row->best_point]) row->best_point = p;
         sorted[row->n++] = kl[p];
     }

@@ -18,4 +18,6 @@ typedef struct axis_rows {
 /* Axes that have named alternatives (their paths have no dot) in one group; n = 0 without such axes. */
 MUST err axes_make(const summary *s, int group, axis_rows *out);
 void axes_free(axis_rows *x);
+/* Is the point made of that alternative? */
+bool axes_point_has(const result_point *p, const char *axis, const char *name);
 #endif

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "policy/topk.h"
+#include "run/resolve.h"
 #include "stats/stats.h"
 
 /* ---- curves ---- */
@@ -237,9 +238,10 @@ static err follow(const session *s, const snapshot *snap, const node *conf, cons
 
 static err parse_alone(const heads_loss *x, const char *path, node **out) {
     char *score = node_flow(node_get(x->conf, "score")), *protect = node_get(x->conf, "protect") ? node_flow(node_get(x->conf, "protect")) : mem_strdup("{}");
-    char *text = mem_sprintf("{budget: %.9f, tiers: [f32], protect: %s, score: %s, quota: {profile: {file: \"%s\"}}, select: top_k}",
-                             1 - (1 - share_alone) / x->n_layers, protect, score, path);
+    char *text = mem_sprintf("{budget: %.9f, tiers: [f32], protect: %s, score: %s, quota: {profile: {}}, select: top_k}",
+                             1 - (1 - share_alone) / x->n_layers, protect, score);
     err e = node_parse_text(text, strlen(text), "calibrate --loss", out);
+    if (e == OK && (e = resolve_set_text(*out, "quota.profile.file", path, "calibrate --loss")) != OK) node_free(*out);
     mem_free(text);
     mem_free(protect);
     mem_free(score);

@@ -38,9 +38,7 @@ static MUST err write_rows(const figure *fig, const summary *s, const axis_rows 
         column += i > 0 && strcmp(x->at[i].axis, x->at[i - 1].axis) != 0;
         for (int p = 0; p < s->r->n_points; p++) {
             const result_point *q = &s->r->points[p];
-            bool has = false;
-            for (int a = 0; a < q->n_axes; a++) has |= !strcmp(q->axes[a].path, x->at[i].axis) && !strcmp(q->axes[a].text, x->at[i].name);
-            if (has && q->group == fig->group && !isnan(x->kl[p])) fprintf(f, "%d %.6g %d\n", column, x->kl[p], p == best);
+            if (axes_point_has(q, x->at[i].axis, x->at[i].name) && q->group == fig->group && !isnan(x->kl[p])) fprintf(f, "%d %.6g %d\n", column, x->kl[p], p == best);
         }
     }
     return OK;

@@ -58,9 +58,9 @@ expect "a goal that nothing meets" 1 "none of 2 points" "$kvlab" calibrate --mod
 grep -q '^origin 1 texts, 2 windows each, 160 tokens, .*2 sinks' heads.profile && grep -q '^layers 2$' heads.profile && ok "a head profile by KVzip's score, with what --set says" ||
     not_ok "a head profile by KVzip's score, with what --set says" "$(head -n 5 heads.profile)" "$(cat err.txt)"
 expect "which quota profile takes" 0 "" "$kvlab" generate --model tiny.gguf --policy kvzip_kvpress --set policy.quota.profile.file=./heads.profile --prompt "the cache holds keys" -n 4 -q
-"$kvlab" calibrate --heads --loss --math exact text.txt --model tiny.gguf --context 160 --records 1 --no-progress --join heads.profile --write joined.profile -q >/dev/null 2>err.txt
-grep -q '^origin a quarter of (1 texts, 1 windows each, 160 tokens, loss of outputs, ranked by score mean_rank' joined.profile && [ ! -e joined.profile.layer ] && ok "a profile by what outputs lose, joined with the first" ||
-    not_ok "a profile by what outputs lose, joined with the first" "$(head -n 5 joined.profile)" "$(cat err.txt)"
+"$kvlab" calibrate --heads --loss --math exact text.txt --model tiny.gguf --context 160 --records 1 --no-progress --join heads.profile --write "joined \"2.profile" -q >/dev/null 2>err.txt
+grep -q '^origin a quarter of (1 texts, 1 windows each, 160 tokens, loss of outputs, ranked by score mean_rank' "joined \"2.profile" && [ ! -e "joined \"2.profile".layer ] && ok "a profile by what outputs lose, joined with the first" ||
+    not_ok "a profile by what outputs lose, joined with the first" "$(head -n 5 "joined \"2.profile")" "$(cat err.txt)"
 expect "losses need exact math" 2 "--math exact" "$kvlab" calibrate --heads --loss text.txt --model tiny.gguf --context 160 --records 1 --no-progress --write no.profile
 expect "--join is about profiles" 2 "--join needs --heads" "$kvlab" calibrate --text text.txt --model tiny.gguf --policy snapkv --goal kl=1 --vary budget=0.5 --join heads.profile
 expect "a policy that ranks layer by layer gives none" 2 "ranks all layers together" "$kvlab" calibrate --heads text.txt --model tiny.gguf --context 160 --records 1 --no-progress --policy snapkv --write no.profile

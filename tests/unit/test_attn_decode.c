@@ -193,7 +193,8 @@ static void oracle(const head *h, int row, int g, answer *a) {
     }
 }
 
-/* What a path may be off by, relative to sum p max|v| of the whole output. */
+/* What a path may be off by, relative to sum p max|v| of the whole output. On integers ('w') queries are rounded to 16 bits: a logit moves by up to
+ * sum |k| max|q| / 65534, which the huge scales that are drawn here make 2e-4 of the output in some seeds. */
 static double bound_of(char op) { return op == 'w' ? 1e-3 : 1e-5; }
 
 /* Compares the last row and a few others, one query head each. */
