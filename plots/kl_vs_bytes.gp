@@ -2,7 +2,7 @@
 #   gnuplot -e "dat='export/kl_vs_bytes-lm.dat'; out='kl_vs_bytes-lm.png'" plots/kl_vs_bytes.gp
 if (!exists("dat")) dat = ARG1
 if (!exists("out")) out = ARG2
-settings = "title subtitle ylabel xmin xmax ymin ymax zero noise full_bytes families"
+settings = "title subtitle ylabel xmin xmax ymin ymax zero noise full_bytes families crowded band beside"
 folder = system("dirname '".ARG0."'")
 load folder."/style.gp"
 load folder."/against_bytes.gp"

@@ -2,7 +2,7 @@
 #   gnuplot -e "dat='export/score_vs_bytes-passkey.dat'; out='score_vs_bytes-passkey.png'" plots/score_vs_bytes.gp
 if (!exists("dat")) dat = ARG1
 if (!exists("out")) out = ARG2
-settings = "title subtitle ylabel xmin xmax ymin ymax full_bytes families"
+settings = "title subtitle ylabel xmin xmax ymin ymax full_bytes families crowded band beside"
 folder = system("dirname '".ARG0."'")
 load folder."/style.gp"
 load folder."/against_bytes.gp"

@@ -57,7 +57,8 @@ static void add_of_task(figure_list *l, const summary *s, int g, int t) {
                     "KL divergence from the full cache's predictions on %s (lower is better) against the live bytes of "
                     "the cache per token; both axes are "
                     "logarithmic. Bars: 95 %% bootstrap intervals over records. Grey staircase: Pareto front of the "
-                    "means. Marks at equal bytes stand side by side. Shaded: noise floor, the "
+                    "means. Marks at equal bytes stand side by side (of more than 16 policies: where they are, with bars for policies on "
+                    "the front only). Shaded: noise floor, the "
                     "same full cache in the other math mode. Points without any divergence lie on the line marked 0.",
                     task),
                 .group = g,
@@ -72,7 +73,8 @@ static void add_of_task(figure_list *l, const summary *s, int g, int t) {
                      .caption =
                          mem_sprintf("%s on %s (higher is better) against the live bytes of the cache per "
                                      "token. Bars: 95 %% bootstrap intervals over records. Grey "
-                                     "staircase: Pareto front of the means. Marks at equal bytes stand side by side.",
+                                     "staircase: Pareto front of the means. Marks at equal bytes stand side by side (of more than 16 policies: where they are, "
+                                     "with bars for policies on the front only).",
                                      s->r->tasks[t].metrics[score].name, task),
                      .group = g,
                      .task = t,

@@ -18,6 +18,13 @@ for n in $names; do
     if [ -z "$said" ] && cmp -s again.png "made/plots/$n.png"; then ok "$n by hand: the same picture, no warnings"; else not_ok "$n by hand" "$said"; fi
 done
 grep -q 'snapkv' made/plots/kl_vs_bytes-lm.svg && grep -q 'noise floor' made/plots/kl_vs_bytes-lm.svg && ok "names and noise floor are in the picture" || not_ok "names and noise floor are in the picture"
+
+"$helpers/made_sweep" many crowded || exit 1
+expect "plot of many policies" 0 "" "$kvlab" plot many
+for n in kl_vs_bytes-lm score_vs_bytes-passkey_length=a_b; do
+    said=$(gnuplot -e "dat='many/export/$n.dat'; out='again.png'" "$root/plots/${n%%-*}.gp" 2>&1)
+    [ -z "$said" ] && [ "$(grep -o 'policy_[0-9][0-9]' "many/plots/$n.svg" | sort -u | wc -l)" -eq 20 ] && ok "$n names every policy" || not_ok "$n names every policy" "$said"
+done
 rm -f again.png
 said=$(gnuplot -c "$root/plots/memory.gp" made/export/memory.dat again.png 2>&1)
 is_png again.png && [ -z "$said" ] && ok "arguments by -c" || not_ok "arguments by -c" "$said"

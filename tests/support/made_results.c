@@ -12,10 +12,11 @@
 
 enum { N_LAYERS = 12, N_KV = 3, HEAD_DIM = 64, N_ITEMS = 6, N_TOKENS = 20 };
 
-static const struct made_point {
+typedef struct made_point {
     const char *preset, *budget, *tiers[2];
     double bits, kept, harm; /* payload bits per number; share kept; scale of the divergence */
-} points[] = {
+} made_point;
+static const made_point few[] = {
     {"full", NULL, {"f16"}, 16, 1, 0},
     {"k8v8", NULL, {"K8V8"}, 8, 1, 2e-4},
     {"k8v4", NULL, {"K8V4"}, 6, 1, 3e-3},
@@ -34,7 +35,24 @@ static const struct made_point {
     {"random", "0.5", {"f16"}, 16, 0.5, 0.9},
     {"random", "0.25", {"f16"}, 16, 0.25, 2},
 };
-enum { N_POINTS = sizeof points / sizeof *points };
+enum { N_FEW = sizeof few / sizeof *few, N_POLICIES = 20, N_CROWD = 2 + 2 * N_POLICIES };
+
+/* `full`, one quantised point and twenty policies at two budgets. */
+static const made_point *make_crowd(void) {
+    static made_point crowd[N_CROWD];
+    static char names[N_POLICIES][16];
+    crowd[0] = few[0];
+    crowd[1] = few[2];
+    for (int i = 0; i < N_POLICIES; i++) {
+        snprintf(names[i], sizeof names[i], "policy_%02d", i);
+        for (int k = 0; k < 2; k++)
+            crowd[2 + 2 * i + k] = (made_point){names[i], k ? "0.125" : "0.5", {"f16"}, 16, k ? 0.125 : 0.5, (k ? 0.1 : 0.01) * (1 + i)};
+    }
+    return crowd;
+}
+
+static const made_point *points = few;
+static int n_points = N_FEW;
 
 static void made_id(int i, char id[17]) {
     snprintf(id, 17, "%016llx", 0x1234567890ull + (unsigned long long)i * 0x1000193ull);
@@ -68,7 +86,7 @@ static json_t *made_tasks(void) {
 
 static json_t *made_header(void) {
     json_t *list = json_array();
-    for (int i = 0; i < N_POINTS; i++) {
+    for (int i = 0; i < n_points; i++) {
         char id[17], label[64];
         made_id(i, id);
         snprintf(label, sizeof label, "%s%s%s", points[i].preset, points[i].budget ? " budget=" : "",
@@ -95,7 +113,7 @@ static void add_metric(unit_record *u, const char *name, double value) {
     u->metrics[u->n_metrics++].value = value;
 }
 
-static cache_bytes made_bytes(const struct made_point *p, int n_tokens) {
+static cache_bytes made_bytes(const made_point *p, int n_tokens) {
     cache_bytes b = {0};
     b.items_full = (size_t)n_tokens * N_LAYERS * N_KV;
     b.items = (size_t)((double)b.items_full * p->kept);
@@ -113,7 +131,7 @@ static cache_bytes made_bytes(const struct made_point *p, int n_tokens) {
 }
 
 static MUST err fill(unit_record *u, int point, int task, int item, rng *g) {
-    const struct made_point *p = &points[point];
+    const made_point *p = &points[point];
     double harm = p->harm * (0.6 + 0.8 * rng_uniform(g));
     TRY(mem_alloc(MEM_OTHER, sizeof *u->metrics * 4, &u->metrics));
     u->n_prompt = task == 2 ? 512 << item : 1000 + 7 * item;
@@ -188,7 +206,9 @@ static MUST err add_noise(results *r, int item, rng *g) {
     return e;
 }
 
-err made_results(uint64_t seed, const char *dir, results **out) {
+err made_results(uint64_t seed, bool crowded, const char *dir, results **out) {
+    points = crowded ? make_crowd() : few;
+    n_points = crowded ? N_CROWD : N_FEW;
     rng g = rng_make(seed, 17);
     json_t *header = made_header();
     err e = results_from_header(header, dir, out);

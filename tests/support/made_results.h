@@ -5,7 +5,8 @@
 #define KVLAB_TESTS_MADE_RESULTS_H
 #include "run/results.h"
 
-MUST err made_results(uint64_t seed, const char *dir, results **out);
+/* `crowded`: of more than twenty policies. */
+MUST err made_results(uint64_t seed, bool crowded, const char *dir, results **out);
 /* The same as a results directory: journal, resolved.yaml, sweep.yaml, environment.json. */
 MUST err made_results_write(const results *r, const char *dir);
 #endif

@@ -20,7 +20,7 @@ static const char *name_of(int point) { return point % 3 == 1 ? "first" : point 
 /* A made sweep whose points are the named alternatives of an axis `picks`, but `full`. */
 static results *made(bool named) {
     results *r;
-    assert_int_equal(made_results(3, temp_dir(), &r), OK);
+    assert_int_equal(made_results(3, false, temp_dir(), &r), OK);
     for (int p = 0; p < r->n_points && named; p++) {
         if (r->points[p].full) continue;
         mem_free(r->points[p].axes[0].path);

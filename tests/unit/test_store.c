@@ -27,7 +27,7 @@
 
 static results *made(uint64_t seed) {
     results *r;
-    assert_int_equal(made_results(seed, temp_dir(), &r), OK);
+    assert_int_equal(made_results(seed, false, temp_dir(), &r), OK);
     return r;
 }
 
@@ -215,6 +215,42 @@ static void the_report_escapes_texts_and_names_failures(void **state) {
     results_free(r);
 }
 
+/* Numbers of a family's lines start with bytes, mean, low, high, bytes as drawn. */
+static void many_families_are_named_in_the_band_and_marks_stay(void **state) {
+    results *r;
+    summary *s;
+    char *dir = fresh_dir("crowd"), *text;
+    size_t n;
+    assert_int_equal(made_results(5, true, temp_dir(), &r), OK);
+    assert_int_equal(summary_make(r, &s), OK);
+    assert_int_equal(figures_write(s, dir), OK);
+    text = read_whole(dir, "kl_vs_bytes-lm.dat", &n);
+    assert_non_null(strstr(text, "crowded      \"1\""));
+    double band = 0, lowest = INFINITY, x[8];
+    int n_names = 0, n_marks = 0, n_fields = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        char name[64];
+        int at_end = 0;
+        if (strncmp(line, "band ", 5) == 0) assert_int_equal(sscanf(line, "band \"%lf", &band), 1);
+        if (sscanf(line, "%lf %lf %lf %lf %lf %lf %*d \"%63[^\"]\" %d", x, x + 1, x + 2, x + 3, x + 4, x + 5, name, &at_end) == 8) {
+            assert_int_equal(at_end, strncmp(name, "policy_", 7) == 0);
+            n_names += at_end;
+            if (at_end) assert_true(x[0] < band); /* the text ends there */
+        } else if (sscanf(line, "%lf %lf %lf %lf %lf %lf %lf %lf %d", x, x + 1, x + 2, x + 3, x + 4, x + 5, x + 6, x + 7, &n_fields) == 9) {
+            assert_true(x[0] == x[4]);
+            lowest = fmin(lowest, x[0]);
+            n_marks++;
+        }
+    }
+    assert_int_equal(n_names, 20);
+    assert_int_equal(n_marks, r->n_points);
+    assert_true(lowest > band);
+    mem_free(text);
+    mem_free(dir);
+    summary_free(s);
+    results_free(r);
+}
+
 static void without_gnuplot_it_says_what_to_install(void **state) {
     results *r = made(1);
     char *dir = fresh_dir("no-gnuplot"), *path = mem_strdup(getenv("PATH"));
@@ -260,6 +296,7 @@ int main(void) {
         cmocka_unit_test(a_directory_that_is_not_there_is_named),
         cmocka_unit_test(exports_hold_every_record),
         cmocka_unit_test(the_report_escapes_texts_and_names_failures),
+        cmocka_unit_test(many_families_are_named_in_the_band_and_marks_stay),
         cmocka_unit_test(without_gnuplot_it_says_what_to_install),
         cmocka_unit_test(labels_do_not_overlap_where_there_is_room),
     };
