@@ -16,9 +16,9 @@
 static const size_t max_text_bytes = (size_t)1 << 30;
 /* What the repetition of the prompt reads is what will be needed; nothing else about the policy matters here. */
 static char default_policy[] = "kvzip_kvpress";
-/* The ranks inside heads that kvlab_best has at run time. */
-static const char default_loss_policy[] = "{score: {mean_rank: {expected: {}, window: {rows: 64, reduce: mean, group: max, force_window: false}}}, "
-                                          "quota: global, budget: 0.5, protect: {sink: 4, recent: 32}}";
+/* The ranks inside heads that kvlab_best has at run time; --set comes after, as ever. */
+static char default_loss_policy[] = "kvlab_best";
+static const char *const default_loss_sets[] = {"policy.quota=global", "policy.budget=0.5", "policy.tiers=[f16]", "policy.tier.uniform.format=f16"};
 
 typedef struct collector {
     profile_builder *b; /* made when the first prompt shows how many heads the policy sees */
@@ -131,20 +131,29 @@ static err write_profile(const session *s, const options *o, int n_windows, cons
     return e;
 }
 
+static err open_with(const options *o, bool default_sets, session *s) {
+    enum { N = sizeof default_loss_sets / sizeof *default_loss_sets };
+    options with = *o;
+    if (!default_sets) return session_open(o, s);
+    with.sets = (text_list){0};
+    TRY(mem_alloc(MEM_OTHER, (size_t)(N + o->sets.n) * sizeof *with.sets.at, &with.sets.at));
+    for (int i = 0; i < N + o->sets.n; i++) with.sets.at[with.sets.n++] = i < N ? default_loss_sets[i] : o->sets.at[i - N];
+    err e = session_open(&with, s);
+    mem_free(with.sets.at);
+    return e;
+}
+
 err calibrate_heads(const options *o) {
     session s;
     options with = *o;
-    node *conf = NULL; /* default of --loss */
     collector c = {0};
     int n_windows = o->records, done = 0;
     if (o->goal || o->vary.n) return ERR(ERR_USAGE, "--heads takes no --goal and no --vary: nothing is searched for");
     if (!o->n_args) return ERR(ERR_USAGE, "kvlab calibrate --heads needs calibration texts: kvlab calibrate --heads a.txt b.txt --write model.profile");
     if (!o->write) return ERR(ERR_USAGE, "kvlab calibrate --heads needs --write FILE for the profile");
-    if (!o->policy && !o->loss) with.policy = default_policy;
-    TRY(session_open(&with, &s));
-    err e = OK;
-    if (o->loss && !o->policy) e = node_parse_text(default_loss_policy, strlen(default_loss_policy), "calibrate --loss", &conf);
-    if (e == OK && o->loss) e = heads_loss_create(&s, conf ? conf : s.policy, o->context, &c.loss);
+    if (!o->policy) with.policy = o->loss ? default_loss_policy : default_policy;
+    TRY(open_with(&with, o->loss && !o->policy, &s));
+    err e = o->loss ? heads_loss_create(&s, s.policy, o->context, &c.loss) : OK;
     progress *bar = progress_begin("calibrate", o->n_args * n_windows, !o->no_progress && !o->quiet);
     for (int i = 0; i < o->n_args && e == OK; i++) e = add_text(&s, o, o->args[i], n_windows, &c, bar, &done);
     progress_end(bar, e == OK);
@@ -155,7 +164,6 @@ err calibrate_heads(const options *o) {
     mem_free(c.keys);
     mem_free(c.n_of);
     mem_free(c.policy_line);
-    node_free(conf);
     session_close(&s);
     return e;
 }

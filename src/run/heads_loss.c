@@ -34,6 +34,7 @@ static void project(const double *l, int d, const float *x, float *out) {
 /* With P the probability of what went, o' - o = sum over it of p (o - v) / (1 - P). */
 static void add_row(const loss_head *h, const double *l, const float *values, int row, double *gone, double *curve) {
     const float *q = h->q + (size_t)row * h->ld;
+    int seen = h->window ? h->next + row + 1 - h->window : 0;
     float o[KV_MAX_HEAD_DIM];
     double mass = 0;
     project(l, h->d, h->o + (size_t)row * h->ld, o);
@@ -41,6 +42,7 @@ static void add_row(const loss_head *h, const double *l, const float *values, in
     for (int j = LOSS_STEPS, at = 0; j-- > 0;) {
         int end = h->n_items - (int)((int64_t)h->n_items * j / LOSS_STEPS);
         for (; at < end; at++) {
+            if (h->order[at] < seen) continue;
             const float *k = h->k + (size_t)h->order[at] * (size_t)h->d, *v = values + (size_t)at * (size_t)h->d;
             float logit = 0;
             for (int c = 0; c < h->d; c++) logit += q[c] * k[c];
@@ -88,6 +90,7 @@ struct heads_loss {
     const session *s;
     const node *conf;
     int n, n_layers, n_kv, n_windows; /* tokens; layers that policies see */
+    bool all_layers;                  /* sliding ones too */
     double *curve;                    /* [n_layers * n_kv][LOSS_STEPS + 1] summed over windows */
     double *kl;                       /* [n_layers] with the layer alone compressed, summed */
     float *score;                     /* [n_layers * n_kv][n] of the present window */
@@ -95,18 +98,35 @@ struct heads_loss {
     int *order;                       /* [n] */
     uint64_t *keys;                   /* [2 n] */
     char *policy_line;
-    bool all_layers;                  /* the policy sees sliding layers too */
 };
+
+static err look_at_policy(heads_loss *x) {
+    policy *p;
+    cache_space *space;
+    TRY(session_policy(x->s, x->conf, x->n, &p, &space));
+    const policy_needs *needs = policy_get_needs(p);
+    err e = needs->scope == SCOPE_SEQUENCE
+                ? OK
+                : ERR(ERR_USAGE, "calibrate --loss needs a policy that ranks all layers together, such as quota global; this one is: %s", policy_describe(p));
+    policy_shape shape = engine_policy_shape(x->s->e);
+    x->all_layers = needs->all_layers;
+    x->n_layers = x->all_layers ? shape.n_all_layers : shape.n_layers;
+    x->n_kv = shape.n_kv;
+    x->policy_line = mem_strdup(policy_describe(p));
+    cache_space_destroy(space);
+    policy_destroy(p);
+    return e;
+}
 
 err heads_loss_create(const session *s, const node *conf, int n_tokens, heads_loss **out) {
     heads_loss *x;
-    policy_shape shape = engine_policy_shape(s->e);
     if (s->g.math != MATH_EXACT) return ERR(ERR_USAGE, "calibrate --loss measures differences far below the noise of fast math: add --math exact");
     TRY(mem_alloc(MEM_OTHER, sizeof *x, &x));
-    x->s = s, x->conf = conf, x->n = n_tokens, x->n_layers = shape.n_layers, x->n_kv = shape.n_kv;
-    size_t n_heads = (size_t)shape.n_layers * (size_t)shape.n_kv, n = (size_t)n_tokens;
-    err e = mem_alloc(MEM_OTHER, n_heads * (LOSS_STEPS + 1) * sizeof *x->curve, &x->curve);
-    if (e == OK) e = mem_alloc(MEM_OTHER, (size_t)shape.n_layers * sizeof *x->kl, &x->kl);
+    x->s = s, x->conf = conf, x->n = n_tokens;
+    err e = look_at_policy(x);
+    size_t n_layers = (size_t)x->n_layers, n_heads = n_layers * (size_t)x->n_kv, n = (size_t)n_tokens;
+    if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * (LOSS_STEPS + 1) * sizeof *x->curve, &x->curve);
+    if (e == OK) e = mem_alloc(MEM_OTHER, n_layers * sizeof *x->kl, &x->kl);
     if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * n * sizeof *x->score, &x->score);
     if (e == OK) e = mem_alloc(MEM_OTHER, n_heads * n, &x->flags);
     if (e == OK) e = mem_alloc(MEM_OTHER, n * sizeof *x->order, &x->order);
@@ -128,13 +148,19 @@ void heads_loss_destroy(heads_loss *x) {
     mem_free(x);
 }
 
+static int model_layer_of(const heads_loss *x, int index) { return x->all_layers ? index : model_global_layer(&engine_model(x->s->e)->p, index); }
+/* The layer's window, 0 without one, and how many items policies see of it at the end of the prompt: the last ones. */
+static int window_of(const heads_loss *x, int index) { return engine_model(x->s->e)->layers[model_layer_of(x, index)].window; }
+static int items_of(const heads_loss *x, int index) {
+    int window = window_of(x, index);
+    return window && x->n > window - 1 ? window - 1 : x->n;
+}
+
 static void observe(void *observer, const head_items *heads, int n_heads) {
     heads_loss *x = observer;
-    x->all_layers = n_heads != x->n_layers * x->n_kv;
-    if (x->all_layers) return;
     for (int k = 0; k < n_heads; k++) {
-        memcpy(x->score + (size_t)k * (size_t)x->n, heads[k].score, (size_t)x->n * sizeof *x->score);
-        memcpy(x->flags + (size_t)k * (size_t)x->n, heads[k].flags, (size_t)x->n);
+        memcpy(x->score + (size_t)k * (size_t)x->n, heads[k].score, (size_t)heads[k].n * sizeof *x->score);
+        memcpy(x->flags + (size_t)k * (size_t)x->n, heads[k].flags, (size_t)heads[k].n);
     }
 }
 
@@ -143,28 +169,24 @@ static err take_scores(heads_loss *x, const int32_t *ids) {
     cache_space *space;
     seq *q = NULL;
     TRY(session_policy(x->s, x->conf, x->n, &p, &space));
-    err e = policy_get_needs(p)->scope == SCOPE_SEQUENCE
-                ? seq_create(x->s->e, space, p, x->s->g.seed, &q)
-                : ERR(ERR_USAGE, "calibrate --loss needs a policy that ranks all layers together, such as quota global; this one is: %s", policy_describe(p));
+    err e = seq_create(x->s->e, space, p, x->s->g.seed, &q);
     if (e == OK) {
         seq_observe_scores(q, observe, x);
         e = seq_prefill(q, ids, x->n, NULL);
     }
-    if (e == OK && x->all_layers) e = ERR(ERR_UNSUPPORTED, "calibrate --loss measures layers without a sliding window: leave `layers: all` out");
-    if (!x->policy_line) x->policy_line = mem_strdup(policy_describe(p));
     if (q) seq_destroy(q);
     cache_space_destroy(space);
     policy_destroy(p);
     return e;
 }
 
-/* Items that may go, the worst first. */
+/* Positions of items that may go, the worst first. */
 static int order_items(heads_loss *x, int head) {
     const float *score = x->score + (size_t)head * (size_t)x->n;
     const uint8_t *flags = x->flags + (size_t)head * (size_t)x->n;
-    int m = 0;
-    for (int i = 0; i < x->n; i++)
-        if (!(flags[i] & (ITEM_PROTECTED | ITEM_FORCED))) x->keys[m++] = topk_key(score[i], ~(uint32_t)i);
+    int m = 0, n = items_of(x, head / x->n_kv);
+    for (int i = 0; i < n; i++)
+        if (!(flags[i] & (ITEM_PROTECTED | ITEM_FORCED))) x->keys[m++] = topk_key(score[i], ~(uint32_t)(x->n - n + i));
     topk_sort(x->keys, x->keys + x->n, m);
     for (int i = 0; i < m; i++) x->order[i] = (int)~(uint32_t)x->keys[i];
     return m;
@@ -181,7 +203,7 @@ static err add_layer(heads_loss *x, const snapshot *snap, int index, int layer, 
         size_t at = (size_t)layer * (size_t)snap->n_tail * row + (size_t)h * d, own = (size_t)kv * (size_t)snap->n_tokens * d;
         loss_head one = {.n_items = order_items(x, head), .n_rows = snap->n_tail, .d = mp->head_dim, .order = x->order, .k = k + own, .v = v + own,
                          .q = snap->q_tail + at, .o = snap->o_tail + at, .ld = row, .lse = snap->lse_tail + ((size_t)layer * (size_t)mp->n_heads + (size_t)h) * (size_t)snap->n_tail,
-                         .wo = part, .n_out = mp->n_embd, .scale = (double)mp->attn_scale};
+                         .window = window_of(x, index), .next = x->n, .wo = part, .n_out = mp->n_embd, .scale = (double)mp->attn_scale};
         TRY(heads_loss_curve(&one, x->curve + (size_t)head * (LOSS_STEPS + 1)));
     }
     return OK;
@@ -197,7 +219,7 @@ static err add_curves(heads_loss *x, const int32_t *ids) {
     TRY(engine_snapshot(x->s->e, ids, x->n + LOSS_ROWS, &snap));
     err e = mem_alloc(MEM_OTHER, (2 * n_values + n_out * (row + (size_t)mp->head_dim)) * sizeof *k, &k);
     for (int i = 0; i < x->n_layers && e == OK; i++) {
-        int layer = model_global_layer(mp, i);
+        int layer = model_layer_of(x, i);
         float *v = k + n_values, *wo = v + n_values;
         snapshot_get_layer(snap, &par_single, layer, k, v);
         for (int r = 0; r < mp->n_embd; r++) model_output_row(m, layer, r, wo + (size_t)r * row);
@@ -236,10 +258,12 @@ static err follow(const session *s, const snapshot *snap, const node *conf, cons
     return e;
 }
 
-static err parse_alone(const heads_loss *x, const char *path, node **out) {
+static err parse_alone(const heads_loss *x, int index, const char *path, node **out) {
+    double all = 0;
+    for (int i = 0; i < x->n_layers; i++) all += items_of(x, i);
     char *score = node_flow(node_get(x->conf, "score")), *protect = node_get(x->conf, "protect") ? node_flow(node_get(x->conf, "protect")) : mem_strdup("{}");
-    char *text = mem_sprintf("{budget: %.9f, tiers: [f32], protect: %s, score: %s, quota: {profile: {}}, select: top_k}",
-                             1 - (1 - share_alone) / x->n_layers, protect, score);
+    char *text = mem_sprintf("{budget: %.9f, tiers: [f32], layers: %s, protect: %s, score: %s, quota: {profile: {}}, select: top_k}",
+                             1 - (1 - share_alone) * items_of(x, index) / all, x->all_layers ? "all" : "global", protect, score);
     err e = node_parse_text(text, strlen(text), "calibrate --loss", out);
     if (e == OK && (e = resolve_set_text(*out, "quota.profile.file", path, "calibrate --loss")) != OK) node_free(*out);
     mem_free(text);
@@ -253,7 +277,7 @@ static err measure_alone(heads_loss *x, const snapshot *snap, const int32_t *nex
     for (int i = 0; i < x->n_layers; i++) {
         node *conf;
         TRY(write_alone(x, i, temp));
-        err e = parse_alone(x, temp, &conf);
+        err e = parse_alone(x, i, temp, &conf);
         if (e == OK) {
             e = follow(x->s, snap, conf, next, rows);
             node_free(conf);
@@ -303,6 +327,14 @@ static double layer_weight(const heads_loss *x, int layer) {
     return sum > 0 ? x->kl[layer] / sum : 0;
 }
 
+/* A head has as many keys as it has items, a full context's being LOSS_STEPS. */
+static void add_keys(const heads_loss *x, int head, uint64_t *keys, int n) {
+    double gain[LOSS_STEPS], weight = layer_weight(x, head / x->n_kv) * LOSS_STEPS / n;
+    heads_loss_gains(x->curve + (size_t)head * (LOSS_STEPS + 1), gain);
+    for (int j = 0; j < n; j++)
+        keys[j] = topk_key((float)fmax(weight * gain[(2 * j + 1) * LOSS_STEPS / (2 * n)], 0), ~(uint32_t)(j * x->n_layers * x->n_kv + head));
+}
+
 err heads_loss_finish(const heads_loss *x, profile_builder **b, char **policy_line) {
     TRY(profile_builder_create(x->n_layers, x->n_kv, b)); /* the caller's from here on */
     *policy_line = mem_strdup(x->policy_line);
@@ -312,11 +344,9 @@ err heads_loss_finish(const heads_loss *x, profile_builder **b, char **policy_li
     n_of = (int *)(void *)(keys + n_heads);
     err e = mem_alloc(MEM_OTHER, (size_t)n_heads * LOSS_STEPS * sizeof *all, &all);
     for (int h = 0; h < n_heads && e == OK; h++) {
-        double gain[LOSS_STEPS], weight = layer_weight(x, h / x->n_kv);
-        heads_loss_gains(x->curve + (size_t)h * (LOSS_STEPS + 1), gain);
         keys[h] = all + (size_t)h * LOSS_STEPS;
-        n_of[h] = LOSS_STEPS;
-        for (int j = 0; j < LOSS_STEPS; j++) keys[h][j] = topk_key((float)fmax(weight * gain[j], 0), ~(uint32_t)(j * n_heads + h));
+        n_of[h] = (items_of(x, h / x->n_kv) * LOSS_STEPS + x->n - 1) / x->n;
+        add_keys(x, h, keys[h], n_of[h]);
     }
     if (e == OK) e = profile_builder_add(*b, keys, n_of);
     mem_free(all);

@@ -4,7 +4,8 @@
  * the worst up; the curve is the squared change of the head's part of the attention block's output, |Wo (o' - o)|^2, o' being attention over what
  * is left, mean over the queries and summed over the query heads. Layers are made comparable by measuring: with three tenths of the items
  * of one layer alone, the KL of the model's predictions over the sum of its curves there is the layer's weight. Along the lower convex hull of a weighted curve
- * the fall per item is what the item is worth; all heads are ranked together by it. */
+ * the fall per item is what the item is worth; all heads are ranked together by it. Under `layers: all` the items of a sliding layer are those of
+ * its window, of which each further query sees one less. */
 #ifndef KVLAB_RUN_HEADS_LOSS_H
 #define KVLAB_RUN_HEADS_LOSS_H
 #include "policy/profile.h"
@@ -19,6 +20,7 @@ typedef struct loss_head {
     const float *q, *o;        /* row r at r * ld: queries and their full outputs */
     size_t ld;
     const float *lse;          /* [n_rows] of the full attention */
+    int window, next;          /* a sliding layer: row r is the query of token next + r, which sees so many tokens up to its own; 0: all */
     const float *wo;           /* [n_out][d] */
     int n_out;
     double scale;

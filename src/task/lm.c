@@ -2,21 +2,20 @@
  * that follow it are fed one after the other, and each predicts its successor. What the prefill itself predicts is left
  * out: nothing compressed was read yet. */
 #include <math.h>
-#include <stdio.h>
 #include "task/task_impl.h"
 
 typedef struct lm_conf {
     int context, tokens, skip, stride, records, limit;
-    const char *text;
+    bool special_tokens;
 } lm_conf;
 static const field lm_fields[] = {
     FIELD_INT(lm_conf, context, 1792, 1, 1 << 20, "tokens of compressed context"),
     FIELD_INT(lm_conf, tokens, 128, 1, 1 << 16, "scored tokens that follow"),
     FIELD_INT(lm_conf, skip, 0, 0, 1 << 26, "tokens of the text before the first record"),
     FIELD_INT(lm_conf, stride, 0, 0, 1 << 26, "tokens from one record to the next; 0: no overlap"),
-    FIELD_INT(lm_conf, records, 8, 0, 1 << 20, "number of records; 0: as many as the text holds"),
+    FIELD_INT(lm_conf, records, 8, 0, 1 << 20, "number of records of each text; 0: as many as it holds"),
     FIELD_INT(lm_conf, limit, 0, 0, 1 << 20, "at most so many records; 0: all"),
-    FIELD_STRING(lm_conf, text, "", "text file, also under --data; empty: --text or an installed Debian document"),
+    FIELD_BOOL(lm_conf, special_tokens, false, "control tokens that the text spells out, such as <|im_start|>, are tokens"),
     FIELD_END,
 };
 
@@ -42,9 +41,10 @@ static err lm_create(task *t, const node *conf) {
     TRY(mem_alloc(MEM_OTHER, sizeof *m, &m));
     t->impl = m;
     lm_conf *c = &m->c;
+    (void)node_get(conf, "text"); /* read by text_windows_open */
     TRY(fields_read(conf, lm_fields, c));
-    TRY(text_windows_open(t, conf, c->text, c->context + c->tokens + 1, c->skip, c->stride, c->records, c->limit,
-                          &m->w));
+    text_windows_conf w = {c->context + c->tokens + 1, c->skip, c->stride, c->records, c->limit, c->special_tokens};
+    TRY(text_windows_open(t, conf, &w, &m->w));
     t->n_items = m->w.n;
     t->max_prompt = c->context;
     t->max_feed = c->tokens;
@@ -52,13 +52,13 @@ static err lm_create(task *t, const node *conf) {
 }
 
 static void lm_destroy(task *t) {
-    token_list_free(&((lm *)t->impl)->w.tokens);
+    text_windows_close(&((lm *)t->impl)->w);
 }
 
 static err lm_open(const task *t, int i, task_item *it) {
     const lm *m = t->impl;
-    const int32_t *ids = text_window(&m->w, i);
-    snprintf(it->id, sizeof it->id, "lm/%04d tokens=%lld", i, (long long)(ids - m->w.tokens.ids));
+    const int32_t *ids = text_windows_ids(&m->w, i);
+    text_windows_describe(&m->w, i, "lm", it->id, sizeof it->id);
     TRY(token_list_add(&it->prompt, ids, m->c.context));
     TRY(token_list_add(&it->feed, ids + m->c.context, m->c.tokens));
     return token_list_add(&it->target, ids + m->c.context + 1, m->c.tokens);

@@ -3,13 +3,11 @@
  * queries lose it. The second copy's first token has no prediction of its own kind (nothing says yet that a copy
  * begins) and is not scored. */
 #include <math.h>
-#include <stdio.h>
 #include "task/task_impl.h"
 
 typedef struct repeat_conf {
     int span, filler, skip, stride, records, limit;
     bool first_copy;
-    const char *text;
 } repeat_conf;
 static const field repeat_fields[] = {
     FIELD_INT(repeat_conf, span, 256, 2, 1 << 16, "tokens that are repeated"),
@@ -17,11 +15,10 @@ static const field repeat_fields[] = {
               "other tokens between the copies; they follow the span in the text"),
     FIELD_INT(repeat_conf, skip, 0, 0, 1 << 26, "tokens of the text before the first record"),
     FIELD_INT(repeat_conf, stride, 0, 0, 1 << 26, "tokens from one record to the next; 0: no overlap"),
-    FIELD_INT(repeat_conf, records, 8, 0, 1 << 20, "number of records; 0: as many as the text holds"),
+    FIELD_INT(repeat_conf, records, 8, 0, 1 << 20, "number of records of each text; 0: as many as it holds"),
     FIELD_INT(repeat_conf, limit, 0, 0, 1 << 20, "at most so many records; 0: all"),
     FIELD_BOOL(repeat_conf, first_copy, false,
                "also report the NLL of the span read for the first time (once per record)"),
-    FIELD_STRING(repeat_conf, text, "", "text file, also under --data; empty: --text or an installed Debian document"),
     FIELD_END,
 };
 
@@ -49,8 +46,10 @@ static err repeat_create(task *t, const node *conf) {
     TRY(mem_alloc(MEM_OTHER, sizeof *m, &m));
     t->impl = m;
     repeat_conf *c = &m->c;
+    (void)node_get(conf, "text"); /* read by text_windows_open */
     TRY(fields_read(conf, repeat_fields, c));
-    TRY(text_windows_open(t, conf, c->text, c->span + c->filler, c->skip, c->stride, c->records, c->limit, &m->w));
+    text_windows_conf w = {c->span + c->filler, c->skip, c->stride, c->records, c->limit, false};
+    TRY(text_windows_open(t, conf, &w, &m->w));
     t->n_items = m->w.n;
     t->max_prompt = c->span + c->filler;
     t->max_feed = c->span - 1;
@@ -58,13 +57,13 @@ static err repeat_create(task *t, const node *conf) {
 }
 
 static void repeat_destroy(task *t) {
-    token_list_free(&((repeat *)t->impl)->w.tokens);
+    text_windows_close(&((repeat *)t->impl)->w);
 }
 
 static err repeat_open(const task *t, int i, task_item *it) {
     const repeat *m = t->impl;
-    const int32_t *ids = text_window(&m->w, i);
-    snprintf(it->id, sizeof it->id, "repeat_back/%04d tokens=%lld", i, (long long)(ids - m->w.tokens.ids));
+    const int32_t *ids = text_windows_ids(&m->w, i);
+    text_windows_describe(&m->w, i, "repeat_back", it->id, sizeof it->id);
     TRY(token_list_add(&it->prompt, ids, m->c.span + m->c.filler));
     TRY(token_list_add(&it->feed, ids, m->c.span - 1));
     return token_list_add(&it->target, ids + 1, m->c.span - 1);

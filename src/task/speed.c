@@ -8,7 +8,6 @@
 
 typedef struct speed_conf {
     int decode, warmup, repeats, skip, limit;
-    const char *text;
 } speed_conf;
 static const field speed_fields[] = {
     FIELD_INT(speed_conf, decode, 32, 1, 1 << 16, "timed decode steps"),
@@ -16,7 +15,6 @@ static const field speed_fields[] = {
     FIELD_INT(speed_conf, repeats, 3, 1, 1000, "runs of each record; medians are reported"),
     FIELD_INT(speed_conf, skip, 0, 0, 1 << 26, "tokens of the text before the prompt"),
     FIELD_INT(speed_conf, limit, 0, 0, 1 << 20, "at most so many records; 0: all"),
-    FIELD_STRING(speed_conf, text, "", "text file, also under --data; empty: --text or an installed Debian document"),
     FIELD_END,
 };
 static const double default_contexts[] = {1024};
@@ -45,7 +43,7 @@ typedef struct speed {
 static void speed_destroy(task *t) {
     speed *m = t->impl;
     mem_free(m->contexts);
-    token_list_free(&m->w.tokens);
+    text_windows_close(&m->w);
 }
 
 static err speed_create(task *t, const node *conf) {
@@ -53,6 +51,7 @@ static err speed_create(task *t, const node *conf) {
     TRY(mem_alloc(MEM_OTHER, sizeof *m, &m));
     t->impl = m;
     TRY(task_read_numbers(conf, "context", default_contexts, 1, 1, 1 << 20, &m->contexts, &m->n_contexts));
+    (void)node_get(conf, "text"); /* read by text_windows_open */
     TRY(fields_read(conf, speed_fields, &m->c));
     for (int i = 0; i < m->n_contexts; i++) {
         if (m->contexts[i] != floor(m->contexts[i]))
@@ -62,14 +61,15 @@ static err speed_create(task *t, const node *conf) {
     t->n_items = task_limited(m->n_contexts, m->c.limit);
     t->max_generate = m->c.warmup + m->c.decode;
     t->n_repeats = m->c.repeats;
-    return text_windows_open(t, conf, m->c.text, t->max_prompt, m->c.skip, 0, 1, 0, &m->w);
+    text_windows_conf w = {.window = t->max_prompt, .skip = m->c.skip, .records = 1};
+    return text_windows_open(t, conf, &w, &m->w);
 }
 
 static err speed_open(const task *t, int i, task_item *it) {
     const speed *m = t->impl;
     int n = (int)m->contexts[i];
     snprintf(it->id, sizeof it->id, "speed/%04d context=%d", i, n);
-    return token_list_add(&it->prompt, text_window(&m->w, 0), n);
+    return token_list_add(&it->prompt, text_windows_ids(&m->w, 0), n);
 }
 
 typedef struct timing {

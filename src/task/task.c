@@ -51,7 +51,6 @@ void task_destroy(task *t) {
     if (!t) return;
     if (t->impl) t->kind->destroy(t);
     mem_free(t->impl);
-    text_source_close(t->own_text);
     mem_free(t);
 }
 

@@ -34,8 +34,7 @@ typedef struct task_kind {
 struct task {
     const task_kind *kind;
     engine *e;
-    const text_source *text; /* given by the caller, or own_text, or NULL */
-    text_source *own_text;
+    const text_source *text; /* given by the caller, or NULL */
     uint64_t seed;
     int n_items, max_prompt, max_feed, max_generate;
     int n_repeats; /* of one unit; 0 counts as 1 */
@@ -74,19 +73,28 @@ static inline int task_limited(int n, int limit) {
 /* --- text --- */
 const char *text_source_data_dir(const text_source *t); /* NULL without --data */
 /* The first `n` tokens of the text, or all when it is shorter (out->n says how many); cut so that they do not depend on
- * n. */
-MUST err text_tokens(const text_source *t, const tokenizer *tok, int n, token_list *out);
-/* Windows of `window` tokens at skip + i * stride (stride 0: window): how many of `records` (0: as many as fit). The
- * text, of `name` under the data folder if not empty, is opened and tokenised as far as needed. */
+ * n. special: control tokens that the text spells out are tokens. */
+MUST err text_tokens(const text_source *t, const tokenizer *tok, int n, bool special, token_list *out);
+/* Windows of `window` tokens at skip + i * stride (stride 0: window) of every text that the key `text` of conf names - a
+ * file under the data folder, a pattern, a list -, or of the caller's text: `records` of each (0: as many as fit), at most
+ * `limit` in all, the first of all texts before the second. Texts are tokenised as far as needed. */
+typedef struct text_windows_conf {
+    int window, skip, stride, records, limit;
+    bool special_tokens;
+} text_windows_conf;
+typedef struct text_window { int text, record, start, offset; /* start in its text, whose tokens begin at offset */ } text_window;
+enum { TASK_MAX_TEXTS = 256 };
 typedef struct text_windows {
     token_list tokens;
-    int skip, stride, window, n;
+    text_window *at; /* [n] */
+    int n, n_texts;
+    char *names[TASK_MAX_TEXTS];
 } text_windows;
-MUST err text_windows_open(task *t, const node *conf, const char *name, int window, int skip, int stride, int records,
-                           int limit, text_windows *out);
-static inline const int32_t *text_window(const text_windows *w, int i) {
-    return w->tokens.ids + w->skip + (ptrdiff_t)i * w->stride;
-}
+MUST err text_windows_open(task *t, const node *conf, const text_windows_conf *c, text_windows *out);
+void text_windows_close(text_windows *w);
+const int32_t *text_windows_ids(const text_windows *w, int i);
+/* "lm/0003 tokens=6000", with the text's name where there are several. */
+void text_windows_describe(const text_windows *w, int i, const char *task, char *out, size_t n);
 
 MUST err token_list_add(token_list *l, const int32_t *ids, int n);
 

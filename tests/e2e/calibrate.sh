@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # calibrate: the curve, what meets the goal, the preset it writes and what that preset gives.
 . "$(dirname "$0")/../support/e2e.sh"
+golden=$(cd "$(dirname "$0")/../golden" && pwd)
 cd "$work" || exit 1
 calibrate() { "$kvlab" calibrate --model tiny.gguf --text text.txt --context 160 --tokens 12 --no-progress "$@" 2>err.txt; }
 holds() { # name, python expression over d
@@ -61,6 +62,14 @@ expect "which quota profile takes" 0 "" "$kvlab" generate --model tiny.gguf --po
 "$kvlab" calibrate --heads --loss --math exact text.txt --model tiny.gguf --context 160 --records 1 --no-progress --join heads.profile --write "joined \"2.profile" -q >/dev/null 2>err.txt
 grep -q '^origin a quarter of (1 texts, 1 windows each, 160 tokens, loss of outputs, ranked by score mean_rank' "joined \"2.profile" && [ ! -e "joined \"2.profile".layer ] && ok "a profile by what outputs lose, joined with the first" ||
     not_ok "a profile by what outputs lose, joined with the first" "$(head -n 5 "joined \"2.profile")" "$(cat err.txt)"
+for layers in global all; do # seven layers, one of them global
+    "$kvlab" calibrate --heads --loss --math exact text.txt --model "$golden/arch/gemma3.gguf" --context 60 --records 1 --no-progress --write sliding.profile -q \
+        --set policy.layers=$layers --set policy.protect.sink=1 --set policy.protect.recent=2 >/dev/null 2>err.txt
+    wanted=$([ $layers = all ] && echo 7 || echo 1)
+    grep -q "^layers $wanted\$" sliding.profile && ok "losses under layers: $layers" || not_ok "losses under layers: $layers" "$(head -n 5 sliding.profile)" "$(cat err.txt)"
+    expect "a run under layers: $layers takes their profile" 0 "" "$kvlab" generate --model "$golden/arch/gemma3.gguf" --policy kvzip_kvpress --set policy.layers=$layers \
+        --set policy.quota.profile.file=./sliding.profile --prompt "the cache holds keys" -n 4 -q
+done
 expect "losses need exact math" 2 "--math exact" "$kvlab" calibrate --heads --loss text.txt --model tiny.gguf --context 160 --records 1 --no-progress --write no.profile
 expect "--join is about profiles" 2 "--join needs --heads" "$kvlab" calibrate --text text.txt --model tiny.gguf --policy snapkv --goal kl=1 --vary budget=0.5 --join heads.profile
 expect "a policy that ranks layer by layer gives none" 2 "ranks all layers together" "$kvlab" calibrate --heads text.txt --model tiny.gguf --context 160 --records 1 --no-progress --policy snapkv --write no.profile

@@ -25,7 +25,7 @@ int main(void) {
 static err text_of(const engine *e, token_list *out) {
     text_source *text;
     TRY(text_source_open(NULL, NULL, &text));
-    err r = text_tokens(text, engine_tokenizer(e), SKIP + N, out);
+    err r = text_tokens(text, engine_tokenizer(e), SKIP + N, false, out);
     text_source_close(text);
     return r;
 }

@@ -17,14 +17,14 @@ enum { N = 200, EXTRA = 9, ROWS = 3, D = 16, OUT = 24 };
 static float k[N + EXTRA][D], v[N + EXTRA][D], q[ROWS][2 * D], o[ROWS][2 * D], lse[ROWS], wo[OUT][D];
 static const double scale = 0.25;
 
-/* Attention of row r over the items that stay; log-sum-exp of its logits. */
-static double attend(int r, const bool *stays, double *out) {
+/* Attention of row r, which does not see the first `hidden` + r items, over those that stay; log-sum-exp of its logits. */
+static double attend(int r, const bool *stays, int hidden, double *out) {
     double sum = 0;
     memset(out, 0, D * sizeof *out);
     for (int i = 0; i < N + EXTRA; i++) {
         double logit = 0;
         for (int c = 0; c < D; c++) logit += (double)q[r][c] * (double)k[i][c];
-        double p = stays[i] ? exp(logit * scale) : 0;
+        double p = stays[i] && (!hidden || i >= hidden + r) ? exp(logit * scale) : 0;
         sum += p;
         for (int c = 0; c < D; c++) out[c] += p * (double)v[i][c];
     }
@@ -32,13 +32,13 @@ static double attend(int r, const bool *stays, double *out) {
     return log(sum);
 }
 
-static double loss_of(const bool *stays) {
+static double loss_of(const bool *stays, int hidden) {
     bool all[N + EXTRA];
     double sum = 0, full[D], left[D];
     memset(all, true, sizeof all);
     for (int r = 0; r < ROWS; r++) {
-        attend(r, all, full);
-        attend(r, stays, left);
+        attend(r, all, hidden, full);
+        attend(r, stays, hidden, left);
         for (int i = 0; i < OUT; i++) {
             double x = 0;
             for (int c = 0; c < D; c++) x += (double)wo[i][c] * (left[c] - full[c]);
@@ -50,7 +50,8 @@ static double loss_of(const bool *stays) {
 
 static void a_curve_is_attention_over_what_is_left(void **state) {
     rng r = rng_make(seed_get(), 1);
-    for (int round = 0; round < 5; round++) {
+    for (int round = 0; round < 6; round++) {
+        int hidden = round % 2 ? 40 : 0; /* a window, in every second round */
         bool all[N + EXTRA], stays[N + EXTRA];
         int order[N];
         double full[D], curve[LOSS_STEPS + 1] = {0};
@@ -62,7 +63,7 @@ static void a_curve_is_attention_over_what_is_left(void **state) {
         for (int i = 0; i < OUT; i++)
             for (int c = 0; c < D; c++) wo[i][c] = c == 3 ? 0 : rng_normal(&r); /* a channel that nothing reads */
         for (int i = 0; i < ROWS; i++) {
-            lse[i] = (float)attend(i, all, full);
+            lse[i] = (float)attend(i, all, hidden, full);
             for (int c = 0; c < D; c++) o[i][c] = (float)full[c];
         }
         for (int i = 0; i < N; i++) order[i] = i;
@@ -72,12 +73,12 @@ static void a_curve_is_attention_over_what_is_left(void **state) {
             order[j] = t;
         }
         loss_head h = {.n_items = N, .n_rows = ROWS, .d = D, .order = order, .k = k[0], .v = v[0], .q = q[0], .o = o[0], .ld = 2 * D, .lse = lse,
-                       .wo = wo[0], .n_out = OUT, .scale = scale};
+                       .window = hidden ? N + EXTRA + 1 - hidden : 0, .next = N + EXTRA, .wo = wo[0], .n_out = OUT, .scale = scale};
         assert_int_equal(heads_loss_curve(&h, curve), OK);
         for (int j = 0; j <= LOSS_STEPS; j++) {
             memset(stays, true, sizeof stays);
             for (int i = 0; i < N - N * j / LOSS_STEPS; i++) stays[order[i]] = false;
-            double want = loss_of(stays);
+            double want = loss_of(stays, hidden);
             if (fabs(curve[j] - want) > 1e-4 * want + 1e-9) fail_msg("with %d of %d steps left: %g instead of %g", j, LOSS_STEPS, curve[j], want);
         }
     }

@@ -91,11 +91,11 @@ static void tokens_of_a_part_are_a_prefix_of_the_whole(void **state) {
     rng r = rng_make(seed_get(), 10);
     for (int i = 0; i < 30; i++) {
         int n = 1 + (int)rng_below(&r, i < 25 ? 3000 : (uint32_t)whole.n);
-        assert_ok(text_tokens(text, tok, n, &part));
+        assert_ok(text_tokens(text, tok, n, false, &part));
         assert_int_equal(part.n, n);
         assert_memory_equal(part.ids, whole.ids, (size_t)n * sizeof *part.ids);
     }
-    assert_ok(text_tokens(text, tok, whole.n + 1000, &part));
+    assert_ok(text_tokens(text, tok, whole.n + 1000, false, &part));
     assert_int_equal(part.n, whole.n);
     token_list_free(&whole);
     token_list_free(&part);
@@ -103,7 +103,7 @@ static void tokens_of_a_part_are_a_prefix_of_the_whole(void **state) {
 
 static void lm_windows_lie_where_they_should(void **state) {
     token_list whole = {0};
-    assert_ok(text_tokens(text, engine_tokenizer(e), 4000, &whole));
+    assert_ok(text_tokens(text, engine_tokenizer(e), 4000, false, &whole));
     task *t = create_ok("{task: lm, context: 50, tokens: 7, skip: 300, stride: 111, records: 9, limit: 6}", 1);
     assert_int_equal(task_n_items(t), 6);
     assert_int_equal(task_prompt_tokens(t), 50);
@@ -140,9 +140,67 @@ static void lm_windows_lie_where_they_should(void **state) {
     token_list_free(&whole);
 }
 
+/* `text: [a.txt, more[01].txt]`: the first windows of all texts before the second ones, each from the start of its own text. */
+static void windows_of_several_texts_take_turns(void **state) {
+    static const char *const words[] = {"one two three ", "red green blue yellow ", "do re mi fa "};
+    char name[32], conf[512];
+    token_list whole[3] = {{0}};
+    const char *dir = NULL;
+    for (int i = 0; i < 3; i++) {
+        char *s = NULL;
+        size_t n = strlen(words[i]);
+        assert_ok(mem_alloc(MEM_OTHER, n * 200 + 1, &s));
+        for (int k = 0; k < 200; k++) memcpy(s + n * (size_t)k, words[i], n);
+        snprintf(name, sizeof name, "turn_%d.txt", i);
+        dir = temp_file(name, s);
+        assert_ok(tokenizer_encode(engine_tokenizer(e), s, strlen(s), false, false, &whole[i]));
+        mem_free(s);
+    }
+    int n_dir = (int)(strrchr(dir, '/') - dir);
+    snprintf(conf, sizeof conf, "{task: lm, context: 20, tokens: 3, skip: 5, stride: 30, records: 2, text: ['%.*s/turn_2.txt', '%.*s/turn_[01].txt']}", n_dir, dir,
+             n_dir, dir);
+    static const int text_of[] = {2, 0, 1, 2, 0, 1};
+    for (int limit = 0; limit <= 4; limit += 4) {
+        char limited[640];
+        snprintf(limited, sizeof limited, "%.*s, limit: %d}", (int)strlen(conf) - 1, conf, limit);
+        task *t = create_ok(limited, 1);
+        assert_int_equal(task_n_items(t), limit ? 4 : 6);
+        for (int i = 0; i < task_n_items(t); i++) {
+            task_item *it = NULL;
+            assert_ok(task_item_open(t, i, &it));
+            assert_memory_equal(it->prompt.ids, whole[text_of[i]].ids + 5 + 30 * (i / 3), 20 * sizeof(int32_t));
+            snprintf(name, sizeof name, "text=turn_%d.txt", text_of[i]);
+            assert_non_null(strstr(task_item_id(it), name));
+            task_item_close(it);
+        }
+        task_destroy(t);
+    }
+    snprintf(conf, sizeof conf, "{task: lm, context: 20, tokens: 3, text: '%.*s/turn_[789].txt'}", n_dir, dir);
+    refused(ERR_USAGE, conf, text, "no file matches");
+    refused(ERR_USAGE, "{task: lm, context: 20, tokens: 3, text: []}", text, "pattern");
+    refused(ERR_USAGE, "{task: lm, context: 20, tokens: 3, text: {a: b}}", text, "pattern");
+    for (int i = 0; i < 3; i++) token_list_free(&whole[i]);
+}
+
+static void control_tokens_are_text_unless_asked_for(void **state) {
+    const char *path = temp_file("chat.txt", "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\nhello<|im_end|>\n");
+    int32_t start = tokenizer_find(engine_tokenizer(e), "<|im_start|>");
+    assert_true(start >= 0);
+    for (int special = 0; special < 2; special++) {
+        char conf[256];
+        snprintf(conf, sizeof conf, "{task: lm, context: 5, tokens: 1, records: 1, special_tokens: %s, text: '%s'}", special ? "true" : "false", path);
+        task *t = create_ok(conf, 1);
+        task_item *it = NULL;
+        assert_ok(task_item_open(t, 0, &it));
+        assert_int_equal(it->prompt.ids[0] == start, special);
+        task_item_close(it);
+        task_destroy(t);
+    }
+}
+
 static void repeat_back_copies_the_span(void **state) {
     token_list whole = {0};
-    assert_ok(text_tokens(text, engine_tokenizer(e), 1000, &whole));
+    assert_ok(text_tokens(text, engine_tokenizer(e), 1000, false, &whole));
     task *t = create_ok("{task: repeat_back, span: 20, filler: 30, skip: 100, records: 4}", 1);
     assert_int_equal(task_n_items(t), 4);
     task_item *it = NULL;
@@ -337,6 +395,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(bad_configurations_are_refused_by_name),
         cmocka_unit_test(tokens_of_a_part_are_a_prefix_of_the_whole),
         cmocka_unit_test(lm_windows_lie_where_they_should),
+        cmocka_unit_test(windows_of_several_texts_take_turns),
+        cmocka_unit_test(control_tokens_are_text_unless_asked_for),
         cmocka_unit_test(repeat_back_copies_the_span),
         cmocka_unit_test(passkey_hides_one_key_at_its_depth),
         cmocka_unit_test(protocols_cut_the_same_tokens_elsewhere),
