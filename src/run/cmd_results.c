@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "run/contrast.h"
 #include "run/finish.h"
 #include "run/provenance.h"
 
@@ -63,6 +64,14 @@ err cmd_compare(const options *o) {
     err e = find_point(r, o->args[1], &a);
     if (e == OK) e = find_point(r, o->args[2], &b);
     if (e == OK) e = outputs_compare(r, a, b, stdout, finish_color(o), o->json);
+    results_free(r);
+    return e;
+}
+
+err cmd_contrast(const options *o) {
+    results *r;
+    TRY(results_load(o->args[0], &r));
+    err e = outputs_contrast(r, o->args[1], stdout, finish_color(o), o->json);
     results_free(r);
     return e;
 }

@@ -70,6 +70,7 @@ err cmd_plot(const options *o);
 err cmd_report(const options *o);
 err cmd_show(const options *o);
 err cmd_compare(const options *o);
+err cmd_contrast(const options *o);
 err cmd_ls(const options *o);
 err cmd_validate(const options *o);
 err cmd_verify(const options *o);

@@ -3,106 +3,30 @@
 #include "run/outputs.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "run/axes.h"
-#include "run/summary.h"
+#include "run/grid.h"
 
-enum { MAX_COLS = 64, CELL = 96 };
-
-/* Text cells with their printed width (UTF-8 aware), right-aligned but for the first column. */
-typedef struct grid {
-    int rows, cols;
-    char (*text)[CELL];
-    const char **color; /* ANSI or NULL */
-} grid;
-
-static const char GREEN[] = "\033[32m", RED[] = "\033[31m", DIM[] = "\033[2m", BOLD[] = "\033[1m", RESET[] = "\033[0m";
-
-static int width_of(const char *s) {
-    int n = 0;
-    for (; *s; s++) n += (*s & 0xc0) != 0x80;
-    return n;
-}
-
-static MUST err grid_make(grid *g, int rows, int cols) {
-    g->rows = rows;
-    g->cols = cols;
-    TRY(mem_alloc(MEM_OTHER, sizeof *g->text * (size_t)rows * (size_t)cols, &g->text));
-    err e = mem_alloc(MEM_OTHER, sizeof *g->color * (size_t)rows * (size_t)cols, &g->color);
-    if (e != OK) mem_free(g->text);
-    return e;
-}
-static void grid_free(grid *g) {
-    mem_free(g->text);
-    mem_free(g->color);
-}
-static void grid_set(grid *g, int row, int col, const char *color, const char *fmt, ...) PRINTF_LIKE(5, 6);
-static void grid_set(grid *g, int row, int col, const char *color, const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(g->text[row * g->cols + col], CELL, fmt, ap);
-    va_end(ap);
-    g->color[row * g->cols + col] = color;
-}
-static void grid_print(const grid *g, int n_head, FILE *f, bool color) {
-    int w[MAX_COLS] = {0};
-    for (int r = 0; r < g->rows; r++)
-        for (int c = 0; c < g->cols; c++) {
-            int n = width_of(g->text[r * g->cols + c]);
-            if (n > w[c]) w[c] = n;
-        }
-    for (int r = 0; r < g->rows; r++) {
-        for (int c = 0; c < g->cols; c++) {
-            const char *t = g->text[r * g->cols + c], *ink = color ? (r < n_head ? BOLD : g->color[r * g->cols + c]) : NULL;
-            int pad = w[c] - width_of(t);
-            fprintf(f, "%s", c ? "  " : "");
-            if (c) fprintf(f, "%*s", pad, "");
-            fprintf(f, "%s%s%s", ink ? ink : "", t, ink ? RESET : "");
-            if (!c) fprintf(f, "%*s", pad, "");
-        }
-        fprintf(f, "\n");
-        if (r == n_head - 1) {
-            for (int c = 0; c < g->cols; c++) {
-                fprintf(f, "%s", c ? "  " : "");
-                for (int i = 0; i < w[c]; i++) fprintf(f, "-");
-            }
-            fprintf(f, "\n");
-        }
-    }
-}
-
-/* Four significant digits at most, no exponent where a reader would not want one. */
-static void number(char out[24], double x, const char *unit) {
-    if (isnan(x)) snprintf(out, 24, "-");
-    else if (strcmp(unit, "%") == 0 || strcmp(unit, "share") == 0 || strcmp(unit, "fraction") == 0) snprintf(out, 24, "%.1f %%", strcmp(unit, "%") ? 100 * x : x);
-    else if (x == 0) snprintf(out, 24, "0");
-    else if (fabs(x) < 1e-4) snprintf(out, 24, "%.1e", x);
-    else if (fabs(x) < 1) snprintf(out, 24, "%.4f", x);
-    else if (fabs(x) < 100) snprintf(out, 24, "%.3f", x);
-    else snprintf(out, 24, "%.0f", x);
-}
-
-static void cell_text(char out[CELL], const summary_cell *c, const result_metric *m, bool is_baseline) {
+static void cell_text(char out[GRID_CELL], const summary_cell *c, const result_metric *m, bool is_baseline) {
     char mean[24], half[24];
     if (!c->present) {
-        snprintf(out, CELL, "-");
+        snprintf(out, GRID_CELL, "-");
         return;
     }
-    number(mean, c->mean.mean, m->unit);
-    number(half, (c->mean.hi - c->mean.lo) / 2, m->unit);
+    grid_number(mean, c->mean.mean, m->unit);
+    grid_number(half, (c->mean.hi - c->mean.lo) / 2, m->unit);
     bool same = c->verdict == VERDICT_SAME && c->diff.n > 1 && !is_baseline;
-    if (c->mean.n > 1) snprintf(out, CELL, "%s%s ±%s", same ? "~" : "", mean, half);
-    else snprintf(out, CELL, "%s%s", same ? "~" : "", mean);
+    if (c->mean.n > 1) snprintf(out, GRID_CELL, "%s%s ±%s", same ? "~" : "", mean, half);
+    else snprintf(out, GRID_CELL, "%s%s", same ? "~" : "", mean);
 }
 
 static const char *cell_color(const summary_cell *c, const result_metric *m) {
     if (!c->present || c->diff.n < 2 || c->verdict == VERDICT_SAME || c->verdict == VERDICT_UNKNOWN) return NULL;
     if (m->direction == METRIC_NEUTRAL) return NULL;
-    return (c->verdict == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER) ? GREEN : RED;
+    return (c->verdict == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER) ? GRID_GREEN : GRID_RED;
 }
 
 /* Quality is a mean over records. Speed is not: the records of a timed task are depths, and each gets a column of its own. */
@@ -131,15 +55,15 @@ static const char *item_title(const results *r, column c) {
 }
 
 /* One timed record, with its ratio to the uncompressed cache's in the same run. */
-static void timed_text(char out[CELL], const results *r, int p, column c) {
+static void timed_text(char out[GRID_CELL], const results *r, int p, column c) {
     const result_metric *m = &r->tasks[c.task].metrics[c.metric];
     const unit_record *u = results_unit(r, p, c.task, c.item);
     const unit_record *base = r->points[p].baseline < 0 || r->points[p].baseline == p ? NULL : results_unit(r, r->points[p].baseline, c.task, c.item);
     double x = u && u->status == UNIT_OK ? unit_record_metric(u, m->name) : NAN, y = base && base->status == UNIT_OK ? unit_record_metric(base, m->name) : NAN;
     char text[24];
-    number(text, x, m->unit);
-    if (isfinite(x) && isfinite(y) && y > 0) snprintf(out, CELL, "%s ×%.2f", text, x / y);
-    else snprintf(out, CELL, "%s", text);
+    grid_number(text, x, m->unit);
+    if (isfinite(x) && isfinite(y) && y > 0) snprintf(out, GRID_CELL, "%s ×%.2f", text, x / y);
+    else snprintf(out, GRID_CELL, "%s", text);
 }
 
 /* Of a sweep that goes on later only points that have begun have a row. */
@@ -191,8 +115,8 @@ static MUST err print_axes(const summary *s, int group, FILE *f, bool color) {
     for (int i = 0; i < x.n && e == OK; i++) {
         const axis_row *row = &x.at[i];
         char best[24], middle[24];
-        number(best, row->n ? row->best : NAN, "nats");
-        number(middle, row->n ? row->middle : NAN, "nats");
+        grid_number(best, row->n ? row->best : NAN, "nats");
+        grid_number(middle, row->n ? row->middle : NAN, "nats");
         grid_set(&g, i + 1, 0, NULL, "%s %s", row->axis, row->name);
         grid_set(&g, i + 1, 1, NULL, "%d", row->n);
         grid_set(&g, i + 1, 2, NULL, "%s", best);
@@ -210,8 +134,8 @@ static MUST err print_axes(const summary *s, int group, FILE *f, bool color) {
 
 static MUST err print_table(const summary *s, FILE *f, bool color) {
     const results *r = s->r;
-    column cols[MAX_COLS - 3];
-    int n = pick_columns(r, cols, MAX_COLS - 3), n_rows = 0;
+    column cols[GRID_MAX_COLS - 3];
+    int n = pick_columns(r, cols, GRID_MAX_COLS - 3), n_rows = 0;
     grid g;
     for (int p = 0; p < r->n_points; p++) n_rows += has_row(r, p);
     TRY(grid_make(&g, n_rows + 2, n + 3));
@@ -232,13 +156,13 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
             grid_set(&g, row, 1, NULL, "%.0f", b.live_per_token);
             grid_set(&g, row, 2, NULL, "%.1f %%", 100 * b.ratio);
         } else {
-            grid_set(&g, row, 1, DIM, "-");
-            grid_set(&g, row, 2, DIM, "-");
+            grid_set(&g, row, 1, GRID_DIM, "-");
+            grid_set(&g, row, 2, GRID_DIM, "-");
         }
         for (int i = 0; i < n; i++) {
             const summary_cell *c = summary_at(s, p, cols[i].task, cols[i].metric);
             const result_metric *m = &r->tasks[cols[i].task].metrics[cols[i].metric];
-            char t[CELL];
+            char t[GRID_CELL];
             if (cols[i].item >= 0) timed_text(t, r, p, cols[i]);
             else cell_text(t, c, m, r->points[p].baseline == p);
             grid_set(&g, row, 3 + i, cols[i].item < 0 ? cell_color(c, m) : NULL, "%s", t);
@@ -253,24 +177,6 @@ static MUST err print_table(const summary *s, FILE *f, bool color) {
     return e;
 }
 
-static json_t *json_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
-
-static json_t *json_interval(interval v) {
-    return json_pack("{s:o, s:o, s:o, s:i}", "mean", json_number(v.mean), "lo", json_number(v.lo), "hi", json_number(v.hi), "n", v.n);
-}
-
-static const char *verdict_name(verdict v) {
-    static const char *const names[] = {"same", "higher", "lower", "unknown"};
-    return names[v];
-}
-
-static MUST err print_json(json_t *j, FILE *f) {
-    if (!j) return ERR(ERR_NOMEM, "no memory for the JSON of a table");
-    int bad = json_dumpf(j, f, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) || fputc('\n', f) == EOF;
-    json_decref(j);
-    return bad ? ERR(ERR_IO, "writing the table failed") : OK;
-}
-
 static MUST err table_json(const summary *s, FILE *f) {
     const results *r = s->r;
     json_t *points = json_array();
@@ -283,16 +189,16 @@ static MUST err table_json(const summary *s, FILE *f) {
                 const summary_cell *c = summary_at(s, p, t, m);
                 if (!c->present) continue;
                 json_object_set_new(metrics, r->tasks[t].metrics[m].name,
-                                    json_pack("{s:o, s:o, s:s, s:o}", "mean", json_interval(c->mean), "difference", json_interval(c->diff), "verdict",
-                                              verdict_name(c->verdict), "noise_floor", json_number(c->noise)));
+                                    json_pack("{s:o, s:o, s:s, s:o}", "mean", grid_json_interval(c->mean), "difference", grid_json_interval(c->diff), "verdict",
+                                              summary_verdict_name(c->verdict), "noise_floor", grid_json_number(c->noise)));
             }
             json_object_set_new(tasks, r->tasks[t].name, metrics);
         }
         json_array_append_new(points, json_pack("{s:s, s:s, s:s, s:o, s:o, s:o, s:i, s:o}", "id", r->points[p].id, "label", r->points[p].label, "policy",
-                                                r->points[p].policy, "bytes_per_token", json_number(b.live_per_token), "ratio", json_number(b.ratio), "kept",
-                                                json_number(b.kept), "budget_clamped", b.n_clamped, "tasks", tasks));
+                                                r->points[p].policy, "bytes_per_token", grid_json_number(b.live_per_token), "ratio", grid_json_number(b.ratio), "kept",
+                                                grid_json_number(b.kept), "budget_clamped", b.n_clamped, "tasks", tasks));
     }
-    return print_json(json_pack("{s:s, s:i, s:i, s:o}", "name", r->name, "units", r->n_expected, "ok", r->n_ok, "points", points), f);
+    return grid_print_json(json_pack("{s:s, s:i, s:i, s:o}", "name", r->name, "units", r->n_expected, "ok", r->n_ok, "points", points), f);
 }
 
 MUST err outputs_table(const results *r, FILE *f, bool color, bool json) {
@@ -347,9 +253,9 @@ static MUST err print_pair(const results *r, int a, int b, const pair_row *rows,
         const result_metric *m = &r->tasks[w->task].metrics[w->metric];
         char t[5][24];
         double v[5] = {w->a.mean, w->b.mean, w->diff.mean, w->diff.lo, w->diff.hi};
-        for (int k = 0; k < 5; k++) number(t[k], v[k], m->unit);
+        for (int k = 0; k < 5; k++) grid_number(t[k], v[k], m->unit);
         bool better = (w->v == VERDICT_HIGHER) == (m->direction == METRIC_HIGHER);
-        const char *ink = w->v == VERDICT_SAME || w->v == VERDICT_UNKNOWN || m->direction == METRIC_NEUTRAL ? NULL : better ? GREEN : RED;
+        const char *ink = w->v == VERDICT_SAME || w->v == VERDICT_UNKNOWN || m->direction == METRIC_NEUTRAL ? NULL : better ? GRID_GREEN : GRID_RED;
         grid_set(&g, i + 1, 0, NULL, "%s", r->tasks[w->task].name);
         grid_set(&g, i + 1, 1, NULL, "%s", m->name);
         grid_set(&g, i + 1, 2, NULL, "%d", w->diff.n);
@@ -372,9 +278,9 @@ MUST err outputs_compare(const results *r, int a, int b, FILE *f, bool color, bo
         json_t *list = json_array();
         for (int i = 0; i < n; i++)
             json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o, s:o, s:s}", "task", r->tasks[rows[i].task].name, "metric",
-                                                  r->tasks[rows[i].task].metrics[rows[i].metric].name, "a", json_interval(rows[i].a), "b",
-                                                  json_interval(rows[i].b), "difference", json_interval(rows[i].diff), "verdict", verdict_name(rows[i].v)));
-        e = print_json(json_pack("{s:s, s:s, s:o}", "a", r->points[a].label, "b", r->points[b].label, "metrics", list), f);
+                                                  r->tasks[rows[i].task].metrics[rows[i].metric].name, "a", grid_json_interval(rows[i].a), "b",
+                                                  grid_json_interval(rows[i].b), "difference", grid_json_interval(rows[i].diff), "verdict", summary_verdict_name(rows[i].v)));
+        e = grid_print_json(json_pack("{s:s, s:s, s:o}", "a", r->points[a].label, "b", r->points[b].label, "metrics", list), f);
     } else e = print_pair(r, a, b, rows, n, f, color);
     mem_free(rows);
     return e;

@@ -21,6 +21,8 @@ static const verb verbs[] = {
     {"show", "DIR", "print the table of results", NULL, 1, 1, cmd_show, OPT_JSON},
     {"compare", "DIR POINT_A POINT_B", "print the paired differences of two points",
      "A point is named by its label, its id or the start of its id.", 3, 3, cmd_compare, OPT_JSON},
+    {"contrast", "DIR AXIS=ALTERNATIVE", "print how the other alternatives of an axis differ in KL, paired",
+     "Pairs agree on all other axes; one may lack some. The last row of each alternative is the mean over its pairs.", 2, 2, cmd_contrast, OPT_JSON},
     {"ls", "models|policies|tasks|stages|backends", "list what can be named in a sweep", NULL, 0, 1, cmd_ls, OPT_JSON},
     {"validate", "SWEEP.yaml|DIR", "check a sweep file, or the journal of a results directory", NULL, 1, 1,
      cmd_validate, OPT_SWEEP | OPT_SOURCE},

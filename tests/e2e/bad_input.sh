@@ -66,6 +66,7 @@ expect "--force starts anew" 0 "" "$kvlab" run s.yaml -q --set policy.preset=k8v
 sed -i '2s/"item"/"itsm"/' results/t/journal/units.jsonl
 expect "a changed journal line is named" 4 "units.jsonl:2" "$kvlab" validate results/t
 expect "comparing an unknown point" 2 "no point is called nobody" "$kvlab" compare results/t nobody k8v4
+expect "an unknown axis" 2 "no axis is called nothing; the sweep has" "$kvlab" contrast results/t nothing=k8v4
 
 expect "score without input" 2 "one of --file" "$kvlab" score --model tiny.gguf
 expect "score beyond the text" 2 "needs 1000137" "$kvlab" score --model tiny.gguf --file text.txt --skip 1000000 --context 8
