@@ -235,7 +235,12 @@ static err name_tasks(experiment *x) {
                 x->tasks[i].name = longer;
                 break;
             }
-    for (int i = 0; i < x->n_tasks; i++) mem_free(bases[i]);
+    for (int i = 0; i < x->n_tasks; i++) {
+        mem_free(bases[i]);
+        node *unread = node_clone(x->tasks[i].conf); /* looking at every key has marked them all; tasks refuse those that they do not read */
+        node_free(x->tasks[i].conf);
+        x->tasks[i].conf = unread;
+    }
     mem_free(bases);
     return OK;
 }

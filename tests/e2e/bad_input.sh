@@ -28,6 +28,7 @@ expect "records that do not fit the context" 2 "do not fit the context of 32" "$
 [ -e results/t/sweep.h5 ] && not_ok "no final files after a refused sweep" || ok "no final files after a refused sweep"
 sweep ''
 expect "--set of an unknown key" 2 "polici" "$kvlab" run s.yaml --set polici.budget=0.5
+expect "a task's key that it does not know" 2 "unknown key .recrods.; did you mean" "$kvlab" run s.yaml --set tasks.0.recrods=3
 expect "--only that matches nothing" 2 "matches none" "$kvlab" run s.yaml --only 'nothing*'
 expect "second --only that matches nothing" 2 "--only nothing. matches none" "$kvlab" run s.yaml --only '*' --only 'nothing*'
 
