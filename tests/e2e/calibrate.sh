@@ -70,6 +70,8 @@ for layers in global all; do # seven layers, one of them global
     expect "a run under layers: $layers takes their profile" 0 "" "$kvlab" generate --model "$golden/arch/gemma3.gguf" --policy kvzip_kvpress --set policy.layers=$layers \
         --set policy.quota.profile.file=./sliding.profile --prompt "the cache holds keys" -n 4 -q
 done
+expect "a profile of all layers where policies see the global one" 2 "layers: all" "$kvlab" generate --model "$golden/arch/gemma3.gguf" --policy kvzip_kvpress \
+    --set policy.quota.profile.file=./sliding.profile --prompt "the cache holds keys" -n 4
 expect "losses need exact math" 2 "--math exact" "$kvlab" calibrate --heads --loss text.txt --model tiny.gguf --context 160 --records 1 --no-progress --write no.profile
 expect "--join is about profiles" 2 "--join needs --heads" "$kvlab" calibrate --text text.txt --model tiny.gguf --policy snapkv --goal kl=1 --vary budget=0.5 --join heads.profile
 expect "a policy that ranks layer by layer gives none" 2 "ranks all layers together" "$kvlab" calibrate --heads text.txt --model tiny.gguf --context 160 --records 1 --no-progress --policy snapkv --write no.profile

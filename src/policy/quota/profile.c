@@ -28,6 +28,9 @@ static err profile_path(const policy *p, const node *at, const node *file, char 
 }
 
 static err check_model(const policy *p, const node *at, const head_profile *h) {
+    const policy_shape *s = &p->shape;
+    if (s->window && h->n_layers == s->n_all_layers && h->n_layers != s->n_layers && h->n_kv == s->n_kv)
+        return NODE_ERR(at, "head profile is of all %d layers, those with a sliding window too, and policies see %d; `layers: all` shows them all", h->n_layers, s->n_layers);
     if (h->n_layers != p->shape.n_layers || h->n_kv != p->shape.n_kv)
         return NODE_ERR(at, "head profile is of a model with %d layers of %d KV heads, this one has %d of %d", h->n_layers, h->n_kv, p->shape.n_layers,
                         p->shape.n_kv);
