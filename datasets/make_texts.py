@@ -19,6 +19,12 @@ CHAT_BYTES = 22_000  # well over 3,969 tokens
 PARAGRAPH_BYTES = 13_500  # about 3,000 tokens; what follows up to token 3,968 are questions
 
 
+def take(items, *paths):
+    for x in items:
+        return x
+    raise SystemExit(f"make_texts.py: {' and '.join(paths)} do not hold that many texts; ask for fewer with --texts")
+
+
 def dialogues(path):
     seen = {}
     for line in open(path, encoding="utf-8"):
@@ -38,7 +44,7 @@ def chats(samsum, gsm8k, n):
     for _ in range(n):
         text = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>\n"
         while len(text) < CHAT_BYTES:
-            user, assistant = next(turns)
+            user, assistant = take(turns, samsum, gsm8k)
             text += f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{assistant}<|im_end|>\n"
         yield text
 
@@ -48,7 +54,7 @@ def questions(xquad, n):
     for _ in range(n):
         paragraphs = []
         while sum(len(p["context"]) for p in paragraphs) < PARAGRAPH_BYTES - 1_500:
-            paragraphs += next(articles)["paragraphs"]
+            paragraphs += take(articles, xquad)["paragraphs"]
         text = "".join(p["context"] + "\n\n" for p in paragraphs)
         for k in range(max(len(p["qas"]) for p in paragraphs)):
             for p in paragraphs:
