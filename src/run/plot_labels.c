@@ -77,31 +77,41 @@ void plot_labels_place(plot_label *l, int n, const plot_segment *lines, int n_li
         }
 }
 
+typedef struct spread {
+    double z; /* where it would be if all gaps were taken out */
+    int at;
+} spread;
+
+static int by_z(const void *a, const void *b) {
+    const spread *x = a, *y = b;
+    return x->z < y->z ? -1 : x->z > y->z ? 1 : x->at - y->at;
+}
+
+/* Least squares under an order: without the gaps the heights may not fall, so runs that do fall share their mean (pooled from the left). */
 void plot_spread(double *y, int n, double gap, double lo, double hi) {
     if (n == 0) return;
-    if (gap * (n - 1) > hi - lo) gap = n > 1 ? (hi - lo) / (n - 1) : 0;
-    int order[256], m = n < 256 ? n : 256;
-    for (int i = 0; i < m; i++) order[i] = i;
-    for (int i = 1; i < m; i++)
-        for (int k = i; k > 0 && y[order[k]] < y[order[k - 1]]; k--) {
-            int t = order[k];
-            order[k] = order[k - 1];
-            order[k - 1] = t;
+    if (n > 1 && gap * (n - 1) > hi - lo) gap = (hi - lo) / (n - 1);
+    spread *s = mem_alloc_small(sizeof *s * (size_t)n);
+    double *mean = mem_alloc_small(sizeof *mean * (size_t)n);
+    int *count = mem_alloc_small(sizeof *count * (size_t)n), k = 0;
+    for (int i = 0; i < n; i++) s[i] = (spread){y[i], i};
+    qsort(s, (size_t)n, sizeof *s, by_z);
+    for (int i = 0; i < n; i++) {
+        mean[k] = s[i].z - gap * i;
+        count[k++] = 1;
+        for (; k > 1 && mean[k - 2] > mean[k - 1]; k--) {
+            int m = count[k - 2] + count[k - 1];
+            mean[k - 2] = (mean[k - 2] * count[k - 2] + mean[k - 1] * count[k - 1]) / m;
+            count[k - 2] = m;
         }
-    /* Neighbours push each other half way until nobody moves. */
-    for (int pass = 0; pass < 500; pass++) {
-        double moved = 0;
-        for (int i = 0; i + 1 < m; i++) {
-            double lack = gap - (y[order[i + 1]] - y[order[i]]);
-            if (lack <= 1e-9) continue;
-            y[order[i]] -= lack / 2;
-            y[order[i + 1]] += lack / 2;
-            moved = fmax(moved, lack);
-        }
-        if (y[order[0]] < lo) y[order[0]] = lo;
-        if (y[order[m - 1]] > hi) y[order[m - 1]] = hi;
-        if (moved < 0.01) break;
     }
+    for (int i = 0, b = 0, left = count[0]; i < n; i++, left--) {
+        if (left == 0) left = count[++b];
+        y[s[i].at] = fmax(lo, fmin(mean[b], hi - gap * (n - 1))) + gap * i;
+    }
+    mem_free(s);
+    mem_free(mean);
+    mem_free(count);
 }
 
 double plot_text_width(const char *s, double px_per_char) {

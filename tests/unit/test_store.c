@@ -282,7 +282,11 @@ static void labels_do_not_overlap_where_there_is_room(void **state) {
     double y[] = {10, 11, 12, 300, 11};
     plot_spread(y, 5, 15, 0, 460);
     for (int i = 0; i < 5; i++)
-        for (int j = 0; j < i; j++) assert_true(fabs(y[i] - y[j]) > 14.5);
+        for (int j = 0; j < i; j++) assert_true(fabs(y[i] - y[j]) > 15 - 1e-9);
+    double z[40]; /* all at the top edge, the first lowest: one column below it in their order */
+    for (int i = 0; i < 40; i++) z[i] = 459 + i * 1e-3;
+    plot_spread(z, 40, 11, 4, 456);
+    for (int i = 0; i < 40; i++) assert_true(fabs(z[i] - (456 - 11 * (39 - i))) < 1e-9);
 }
 
 int main(void) {
