@@ -13,6 +13,7 @@ ISA_TARGET_AVX2
 #include "kernels/cpu/attn_tile.inc"
 #include "kernels/cpu/attn_fused.inc"
 #include "kernels/cpu/attn_cut.inc"
+#include "kernels/cpu/attn_rows.inc"
 #include "kernels/cpu/attn_f32.inc"
 #include "kernels/cpu/attn_words_avx2.inc"
 #include "kernels/cpu/attn_words.inc"

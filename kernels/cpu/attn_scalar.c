@@ -12,6 +12,7 @@
 #include "kernels/cpu/attn_tile.inc"
 #include "kernels/cpu/attn_fused.inc"
 #include "kernels/cpu/attn_cut.inc"
+#include "kernels/cpu/attn_rows.inc"
 #include "kernels/cpu/attn_f32.inc"
 #include "kernels/cpu/attn_words_scalar.inc"
 #include "kernels/cpu/attn_codes.inc"
