@@ -25,6 +25,7 @@ void experiment_free(experiment *x) {
     for (int i = 0; i < x->n_tasks; i++) {
         mem_free(x->tasks[i].name);
         mem_free(x->tasks[i].canonical);
+        mem_free(x->tasks[i].texts);
         node_free(x->tasks[i].conf);
     }
     for (int i = 0; i < x->n_groups; i++) experiment_group_free(&x->groups[i]);

@@ -23,6 +23,7 @@ typedef struct experiment_task {
     char *name; /* unique: see results.h */
     node *conf; /* {task: lm, ...}, presets merged */
     char *canonical;
+    char *texts; /* hashes of the texts it names itself, "" without any */
 } experiment_task;
 
 typedef struct experiment_point {

@@ -170,8 +170,8 @@ static err add_task(experiment *x, const node *entry, int *index) {
     const node *preset = node_type(entry) == NODE_SCALAR ? entry : node_get(entry, "preset");
     const char *base = preset ? node_text(preset) : node_text(node_path(conf, "task"));
     *index = x->n_tasks;
-    x->tasks[x->n_tasks++] = (experiment_task){mem_strdup(base), conf, canonical};
-    return OK;
+    x->tasks[x->n_tasks] = (experiment_task){mem_strdup(base), conf, canonical, NULL};
+    return task_text_hashes(conf, x->data_dir, &x->tasks[x->n_tasks++].texts);
 }
 
 static err resolve_tasks(experiment *x, const node *conf, experiment_point *p) {
@@ -319,21 +319,25 @@ static err check_keys(const node *conf) {
 /* The policy's own line is part of it: canonical JSON sorts keys, and the order of a tier's shares means something. */
 static void point_identity(const experiment *x, experiment_point *p) {
     const experiment_group *g = &x->groups[p->group];
-    char *pol = node_canonical(p->policy), *tasks = mem_strdup("");
+    char *pol = node_canonical(p->policy), *tasks = mem_strdup(""), *texts = mem_strdup("");
     for (int i = 0; i < p->n_tasks; i++) {
-        char *longer = mem_sprintf("%s%s%s", tasks, i ? "," : "", x->tasks[p->tasks[i]].canonical);
+        const experiment_task *t = &x->tasks[p->tasks[i]];
+        char *longer = mem_sprintf("%s%s%s", tasks, i ? "," : "", t->canonical), *more = mem_sprintf("%s%s%s", texts, *texts && *t->texts ? "," : "", t->texts);
         mem_free(tasks);
+        mem_free(texts);
         tasks = longer;
+        texts = more;
     }
     p->canonical = mem_sprintf(
         "{\"engine\":{\"backend\":\"%s\",\"context\":%d,\"isa\":\"%s\",\"math\":\"%s\"},\"model\":\"%s\",\"policy\":%s,"
-        "\"policy_line\":\"%s\"%s%s,\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"}",
+        "\"policy_line\":\"%s\"%s%s,\"seed\":%llu,\"tasks\":[%s],\"text\":\"%s\"%s%s%s}",
         g->backend, g->context ? g->context : g->params.context, g->isa, g->math == MATH_FAST ? "fast" : "exact",
         g->model_sha256, pol, p->describe, p->plugins ? ",\"plugins\":" : "", p->plugins ? p->plugins : "", (unsigned long long)g->seed, tasks,
-        x->text ? text_source_sha256(x->text) : "");
+        x->text ? text_source_sha256(x->text) : "", *texts ? ",\"texts\":[" : "", texts, *texts ? "]" : "");
     hash_hex64(hash_bytes(p->canonical, strlen(p->canonical), 0), p->id);
     mem_free(pol);
     mem_free(tasks);
+    mem_free(texts);
 }
 
 static err resolve_point(experiment *x, int i) {

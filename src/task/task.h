@@ -24,6 +24,8 @@ void text_source_close(text_source *t);
 const char *text_source_name(const text_source *t);
 const char *text_source_sha256(const text_source *t);
 const char *text_source_text(const text_source *t, size_t *n);
+/* SHA-256 of every text that a task's map names under `text`, in quotes, joined by commas; "" if it names none. mem_free. */
+MUST err task_text_hashes(const node *conf, const char *data_dir, char **out);
 
 /* `conf` = one entry of `tasks:` resolved to a map {task: lm, ...} (presets merged by the runner). Unknown keys are errors. */
 MUST err task_create(const node *conf, engine *e, text_source *text, uint64_t seed, task **out);

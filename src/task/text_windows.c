@@ -63,28 +63,69 @@ static err add_text(const task *t, const node *conf, const text_windows_conf *c,
     return e;
 }
 
-static err add_path(const task *t, const node *conf, const text_windows_conf *c, const char *path, const char *data_dir, text_windows *w) {
+/* ---- names ---- */
+
+typedef err (*text_visit)(void *with, const text_source *text);
+static const char bad_name[] = "text: expected a file, a pattern such as code/*.py, or a list of these";
+
+static err visit_path(const char *path, const char *data_dir, text_visit visit, void *with) {
     text_source *text;
-    if (w->n_texts == TASK_MAX_TEXTS) return NODE_ERR(conf, "%s: more than %d texts; at most that are supported", t->kind->name, TASK_MAX_TEXTS);
     TRY(text_source_open(path, data_dir, &text));
-    err e = add_text(t, conf, c, text, w);
+    err e = visit(with, text);
     text_source_close(text);
     return e;
 }
 
 /* A name, or a pattern of the shell under the data folder or as it stands: every file it matches, by name. */
-static err add_named(const task *t, const node *conf, const text_windows_conf *c, const node *name, text_windows *w) {
-    const char *data_dir = t->text ? text_source_data_dir(t->text) : NULL, *pattern = node_text(name);
-    if (node_type(name) != NODE_SCALAR || !*pattern) return NODE_ERR(name, "text: expected a file, a pattern such as code/*.py, or a list of these");
-    if (!strpbrk(pattern, "*?[")) return add_path(t, conf, c, pattern, data_dir, w);
+static err visit_name(const node *name, const char *data_dir, text_visit visit, void *with) {
+    const char *pattern = node_text(name);
+    if (node_type(name) != NODE_SCALAR || !*pattern) return NODE_ERR(name, "%s", bad_name);
+    if (!strpbrk(pattern, "*?[")) return visit_path(pattern, data_dir, visit, with);
     char *joined = data_dir && pattern[0] != '/' ? io_join(data_dir, pattern) : mem_strdup(pattern);
     glob_t found;
     int code = glob(joined, 0, NULL, &found);
     err e = code == 0 ? OK : NODE_ERR(name, "text: no file matches %s", joined);
-    for (size_t i = 0; code == 0 && i < found.gl_pathc && e == OK; i++) e = add_path(t, conf, c, found.gl_pathv[i], NULL, w);
+    for (size_t i = 0; code == 0 && i < found.gl_pathc && e == OK; i++) e = visit_path(found.gl_pathv[i], NULL, visit, with);
     if (code == 0) globfree(&found);
     mem_free(joined);
     return e;
+}
+
+/* All texts that the key `text` names; *named says whether there are any. */
+static err visit_texts(const node *conf, const char *data_dir, text_visit visit, void *with, bool *named) {
+    const node *names = node_get(conf, "text");
+    bool many = node_type(names) == NODE_LIST;
+    *named = many ? node_count(names) > 0 : node_type(names) == NODE_SCALAR && *node_text(names);
+    if (node_type(names) == NODE_MAP || (many && !*named)) return NODE_ERR(names, "%s", bad_name);
+    if (*named && !many) return visit_name(names, data_dir, visit, with);
+    for (int i = 0; many && i < node_count(names); i++) TRY(visit_name(node_at(names, i), data_dir, visit, with));
+    return OK;
+}
+
+static err add_hash(void *with, const text_source *text) {
+    char **list = with, *longer = mem_sprintf("%s%s\"%s\"", *list, **list ? "," : "", text_source_sha256(text));
+    mem_free(*list);
+    *list = longer;
+    return OK;
+}
+
+err task_text_hashes(const node *conf, const char *data_dir, char **out) {
+    node *unread = node_clone(conf); /* looking at a key must not count as reading it */
+    bool named;
+    *out = mem_strdup("");
+    err e = visit_texts(unread, data_dir, add_hash, out, &named);
+    node_free(unread);
+    return e;
+}
+
+/* ---- windows ---- */
+
+typedef struct adding { const task *t; const node *conf; const text_windows_conf *c; text_windows *w; } adding;
+
+static err add_visited(void *with, const text_source *text) {
+    adding *a = with;
+    if (a->w->n_texts == TASK_MAX_TEXTS) return NODE_ERR(a->conf, "%s: more than %d texts; at most that are supported", a->t->kind->name, TASK_MAX_TEXTS);
+    return add_text(a->t, a->conf, a->c, text, a->w);
 }
 
 /* The first windows of all texts, then the second ones: a limited run sees many texts. */
@@ -106,17 +147,15 @@ static err order_windows(text_windows *w, int limit) {
 }
 
 err text_windows_open(task *t, const node *conf, const text_windows_conf *c, text_windows *w) {
-    const node *names = node_get(conf, "text");
-    bool many = node_type(names) == NODE_LIST, named = many ? node_count(names) > 0 : node_type(names) == NODE_SCALAR && *node_text(names);
+    adding a = {t, conf, c, w};
+    bool named;
     *w = (text_windows){0};
-    if (node_type(names) == NODE_MAP || (many && !named)) return NODE_ERR(names, "text: expected a file, a pattern such as code/*.py, or a list of these");
+    TRY(visit_texts(conf, t->text ? text_source_data_dir(t->text) : NULL, add_visited, &a, &named));
     if (!named && !t->text)
         return NODE_ERR(
             conf, "%s needs natural text: name a file with --text or install the Debian package debian-reference-en",
             t->kind->name);
-    if (!named) TRY(add_text(t, conf, c, t->text, w));
-    else if (!many) TRY(add_named(t, conf, c, names, w));
-    for (int i = 0; many && i < node_count(names); i++) TRY(add_named(t, conf, c, node_at(names, i), w));
+    if (!named) TRY(add_visited(&a, t->text));
     return order_windows(w, c->limit);
 }
 

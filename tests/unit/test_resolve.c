@@ -134,6 +134,32 @@ static void ids_follow_what_matters_and_nothing_else(void **state) {
     experiment_free(x);
 }
 
+/* Finished units must not be taken for those of another text of the same name. */
+static void ids_follow_what_is_in_the_texts_of_tasks(void **state) {
+    char *body = mem_sprintf("tasks: [{preset: lm, text: ['%s', '%s/second_[0-9].txt']}]\npolicy: {preset: snapkv}\n", temp_file("first.txt", "one"), temp_dir());
+    temp_file("second_1.txt", "two");
+    experiment *x = load(body), *y = load(body);
+    assert_string_equal(x->points[0].id, y->points[0].id);
+    experiment_free(y);
+    temp_file("second_1.txt", "three");
+    y = load(body);
+    assert_string_not_equal(x->points[0].id, y->points[0].id);
+    experiment_free(y);
+    temp_file("second_1.txt", "two");
+    temp_file("second_2.txt", "three");
+    y = load(body);
+    assert_string_not_equal(x->points[0].id, y->points[0].id);
+    experiment_free(y);
+    experiment_free(x);
+    mem_free(body);
+    node *conf;
+    assert_ok(node_parse_text("{task: lm, text: gone.txt}", 26, "test", &conf));
+    char *hashes;
+    assert_int_equal(task_text_hashes(conf, NULL, &hashes), ERR_ENV);
+    mem_free(hashes);
+    node_free(conf);
+}
+
 static void points_share_engines_and_tasks(void **state) {
     experiment *x = load("tasks: [lm, {preset: lm, tokens: 7}, {preset: lm, tokens: 9, records: 3}]\n"
                          "sweep: {grid: {engine.math: [fast, exact], policy.preset: [full, snapkv, k8v4]}}\n");
@@ -346,6 +372,7 @@ int main(void) {
         cmocka_unit_test(another_choice_replaces_the_presets_choice),
         cmocka_unit_test(a_preset_equals_its_map_written_out),
         cmocka_unit_test(ids_follow_what_matters_and_nothing_else),
+        cmocka_unit_test(ids_follow_what_is_in_the_texts_of_tasks),
         cmocka_unit_test(points_share_engines_and_tasks),
         cmocka_unit_test(options_count_as_if_they_stood_in_the_file),
         cmocka_unit_test(resolved_yaml_reads_back_as_the_same_policies),
