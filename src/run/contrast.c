@@ -201,7 +201,7 @@ static MUST err print_rows(const results *r, const contrast *c, FILE *f, bool co
     }
     grid_print(&g, 1, f, color);
     grid_free(&g);
-    fprintf(f, "\n%d of %d intervals of single pairs leave out 0; one in twenty would by chance.\n", n_apart, n_single);
+    fprintf(f, "\n%d of %d intervals of single pairs leave out 0; one in twenty would by chance, more of few records.\n", n_apart, n_single);
     return OK;
 }
 
