@@ -17,6 +17,7 @@ ISA_TARGET_AVX512
 #include "kernels/cpu/attn_f32.inc"
 #include "kernels/cpu/attn_words_avx512.inc"
 #include "kernels/cpu/attn_words.inc"
+#include "kernels/cpu/attn_bytes.inc"
 #include "kernels/cpu/attn_codes.inc"
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"

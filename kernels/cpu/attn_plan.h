@@ -7,6 +7,7 @@
 enum {
     ATTN_TILE = 64,                         /* keys decoded together, transposed to [head_dim][ATTN_TILE] */
     ATTN_P_LD = ATTN_CUT + ATTN_TILE,       /* row of probabilities of a cut: up to 31 leading lanes, padded to whole tiles */
+    ATTN_P_TILES = ATTN_P_LD / ATTN_TILE,   /* tiles of such a row */
     ATTN_BLOCK_QUERIES = 48,                /* decode: queries (rows x group) that share one decoded tile */
     ATTN_FEW_QUERIES = 6,                   /* decode: at most so many are multiplied straight from page bytes */
     ATTN_BF16_QUERIES = 24,                 /* prefill on bf16 tiles: the same, what stays in L1 beside a tile of K and V */
@@ -72,6 +73,11 @@ static inline code_plane codes_plane(int bits, int plane) {
     if (bits != 3) return (code_plane){bits, 0, 0};
     return plane ? (code_plane){1, 2, 2} : (code_plane){2, 0, 0};
 }
+/* Do weights of 8 bits meet the values? Steps of offset quantisers are not negative, and rows of each plane are whole blocks of 16 bytes. */
+static inline bool codes_v_bytes(const page_layout *l) {
+    int row = codes_plane(l->fmt.v_bits, codes_n_planes(l->fmt.v_bits) - 1).bits * l->head_dim / 8;
+    return kv_format_has_zero(l->fmt) && l->fmt.v_bits <= 4 && row % 16 == 0 && l->head_dim / l->n_groups % 16 == 0;
+}
 /* Channels of K that share a scale, or meet one sum. */
 static inline int codes_k_group(const page_layout *l) { return l->fmt.k_channels ? l->head_dim : l->head_dim / l->n_groups; }
 /* Bytes of a query as some path arranges it: 64 for 4 channels, channel groups padded to 64 bytes of a granule, two planes. */
@@ -91,7 +97,8 @@ typedef struct attn_decode_buf {
     float *q_scale;    /* [n_queries] integers times it are q (K per channel: q step) */
     int32_t *dots;     /* [n_queries][ATTN_TILE] integers times codes */
     int16_t *w16;      /* [KV_MAX_GROUPS][n_queries][ATTN_P_LD] probabilities times V step */
-    float *w_scale;    /* [KV_MAX_GROUPS][n_queries] */
+    uint8_t *w8;       /* the same in 8 bits, in the same place */
+    float *w_scale;    /* [KV_MAX_GROUPS][n_queries]; w8: [KV_MAX_GROUPS][n_queries][ATTN_P_TILES] */
     float *w_rest;     /* [KV_MAX_GROUPS][n_queries] what all channels of a group get besides */
     int32_t *sums;     /* [n_queries][head_dim] weighted codes */
     size_t floats;     /* of all of them */
@@ -112,7 +119,8 @@ static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int
     b.q_scale = attn_carve(base, &at, attn_round16(nq));
     b.dots = (int32_t *)attn_carve(base, &at, nq * ATTN_TILE);
     b.w16 = (int16_t *)attn_carve(base, &at, KV_MAX_GROUPS * nq * ATTN_P_LD / 2);
-    b.w_scale = attn_carve(base, &at, attn_round16(KV_MAX_GROUPS * nq));
+    b.w8 = (uint8_t *)b.w16;
+    b.w_scale = attn_carve(base, &at, attn_round16(KV_MAX_GROUPS * nq * ATTN_P_TILES));
     b.w_rest = attn_carve(base, &at, attn_round16(KV_MAX_GROUPS * nq));
     b.sums = (int32_t *)attn_carve(base, &at, nq * d);
     b.floats = at;
