@@ -42,8 +42,8 @@ static void pages_close(pages_case *c) {
     mem_free(c->pages), mem_free(c->jobs), mem_free(c->layers), mem_free(c->q), mem_free(c->out), mem_free(c->kv), mem_free(c->pos);
     mem_free(c->scratch);
 }
-/* Pages are handed out round robin over the heads, as steps do. */
-static err pages_open(const model_params *mp, kv_format f, int n_items, pages_case *c) {
+/* Pages are handed out head by head, as to a prompt, or in turns over the heads, as to steps. */
+static err pages_open(const model_params *mp, kv_format f, int n_items, bool in_turns, pages_case *c) {
     TRY(page_layout_make(f, mp->head_dim, 2, false, PAGE_BYTES, &c->l));
     size_t item = (size_t)mp->n_kv * (c->l.payload_bytes + c->l.meta_bytes) * (size_t)n_items, d = (size_t)mp->head_dim;
     c->n_layers = mp->n_layers;
@@ -59,8 +59,9 @@ static err pages_open(const model_params *mp, kv_format f, int n_items, pages_ca
     TRY(random_floats((size_t)mp->n_heads * d, 1, &c->q));
     TRY(random_floats((size_t)c->l.cap * d, 2, &c->kv));
     uint8_t *base = pool_base(c->pool);
-    for (int k = 0; k < n_pages; k++)
-        for (int i = 0; i < n_jobs; i++) {
+    for (int outer = 0; outer < (in_turns ? n_pages : n_jobs); outer++)
+        for (int inner = 0; inner < (in_turns ? n_jobs : n_pages); inner++) {
+            int k = in_turns ? outer : inner, i = in_turns ? inner : outer;
             page_ref *page = &c->pages[(size_t)i * (size_t)n_pages + (size_t)k];
             TRY(pool_alloc(c->pool, page));
             if (k + i == 0) c->be->page_put(&c->l, pool_page(base, *page), 0, (int)c->l.cap, c->kv, d, c->kv, d, c->pos);
@@ -76,7 +77,7 @@ static err pages_open(const model_params *mp, kv_format f, int n_items, pages_ca
         c->layers[i] = (attn_batch){.jobs = c->jobs + (size_t)i * (size_t)mp->n_kv, .n_jobs = mp->n_kv, .pool_base = base};
     return OK;
 }
-static err pages_time(const bench *b, pages_case *c, const char *format, int threads, double read_gbs) {
+static err pages_time(const bench *b, pages_case *c, const char *format, const char *order, int threads, double read_gbs) {
     const model_params *mp = &engine_model(b->s.e)->p;
     for (int i = 0; i < c->n_layers; i++)
         TRY(mem_reserve(MEM_SCRATCH, c->be->attn_scratch_bytes(&c->layers[i], threads), &c->scratch, &c->scratch_cap));
@@ -84,7 +85,7 @@ static err pages_time(const bench *b, pages_case *c, const char *format, int thr
     char what[64];
     double items = (double)c->n_layers * mp->n_kv * c->n_items;
     size_t bytes = c->l.payload_bytes + c->l.meta_bytes;
-    snprintf(what, sizeof what, "%s (%zu B/item), %d items", format, bytes, c->n_items);
+    snprintf(what, sizeof what, "%s (%zu B/item), %d items%s", format, bytes, c->n_items, order);
     bench_row r = {.section = "attention", .isa = c->be->isa, .what = what, .threads = threads, .t = bench_time(b, threads, pages_body, c),
                    .per = items, .scale = 1e9, .unit = "ns per (item, KV head)", .rate_unit = "GB/s", .of = read_gbs};
     r.rate = (double)bytes * items / r.t.min * 1e-9;
@@ -175,12 +176,16 @@ done:
 
 static err attention_format(const bench *b, const backend *be, const char *format, int n_items) {
     kv_format f;
-    pages_case c = {.be = be};
+    pages_case c = {.be = be}, turns = {.be = be};
+    const model_params *mp = &engine_model(b->s.e)->p;
     TRY(kv_format_parse(format, &f));
-    err e = pages_open(&engine_model(b->s.e)->p, f, n_items, &c);
+    err e = pages_open(mp, f, n_items, true, &turns);
+    if (e == OK) e = pages_time(b, &turns, format, ", pages in turns", 1, pages_read(b, &turns, 1));
+    pages_close(&turns);
+    if (e == OK) e = pages_open(mp, f, n_items, false, &c);
     for (int i = 0; e == OK && i < (b->threads > 1 ? 2 : 1); i++) {
         int threads = i ? b->threads : 1;
-        e = pages_time(b, &c, format, threads, pages_read(b, &c, threads));
+        e = pages_time(b, &c, format, "", threads, pages_read(b, &c, threads));
     }
     if (e == OK) e = rows_time(b, &c, format); /* last: it changes the jobs */
     pages_close(&c);
