@@ -17,7 +17,7 @@ ATTN_DECLARE(avx2)
 ATTN_DECLARE(avx512)
 #undef ATTN_DECLARE
 /* Decode with queries and weights of quantised items in integers (fast math): within 1e-3 of sum p max|v|, with weights in 8
- * bits (values of at most 4 bits, attn_codes.inc) within 1e-2.
+ * bits (values of at most 4 bits, attn_codes.inc) within 2.5e-2.
  *
  * The integer kernels alone: codes times integers, which every path computes alike. granule: K (V) of 8 items each, padded to 4 more that can be read; n_lanes
  * items. Scores: q [nq][head_dim], channel group g, at most ATTN_TILE items, arranged: scratch of nq * 4 codes_query_floats bytes, s
