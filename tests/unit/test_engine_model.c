@@ -68,9 +68,10 @@ static double mean_kl(const float *a, const float *b, int n_vocab, int n) {
 }
 
 /* In f32 throughout, only summation orders differ: a bound on every log-probability. With quantised activations and a quantised cache such a
- * difference can move a code by one, which single log-probabilities of a random model feel: a bound on the mean KL, wider where the
- * prompt's attention itself is rounded to bf16. */
-static void check_back_ends(const char *path, math_mode math, const char *preset) {
+ * difference can move a code by one, which single log-probabilities of a random model feel: a bound on the mean KL, wider where
+ * the prompt's attention itself is rounded to bf16. Weights of 4-bit values have 8 bits: 1.8e-3 to 2.1e-3 on every path alike; those of 8-bit
+ * values have 16. */
+static void check_back_ends(const char *path, math_mode math, const char *preset, double limit) {
     const char *isas[8];
     int n_isas = backend_isas(isas, 8);
     engine *ref = tiny_engine(path, math, 1, "reference", "auto");
@@ -86,7 +87,7 @@ static void check_back_ends(const char *path, math_mode math, const char *preset
         run(e, preset, ids, PROMPT, MORE, got);
         engine_close(e);
         for (int t = 0; t <= MORE; t++) worst = fmax(worst, worst_logprob_gap(want + (size_t)v * (size_t)t, got + (size_t)v * (size_t)t, v));
-        double kl = mean_kl(want, got, v, MORE + 1), bound = strcmp(isas[i], "avx512-bf16") ? 1e-3 : 5e-3;
+        double kl = mean_kl(want, got, v, MORE + 1), bound = limit + (strcmp(isas[i], "avx512-bf16") ? 0 : 4e-3);
         if (math == MATH_FAST && !(kl < bound)) fail_msg("%s, %s: mean KL %g", path, isas[i], kl);
     }
     free(want);
@@ -99,8 +100,9 @@ static void back_ends_agree(void **state) {
     mixed.embd = WTYPE_F32, mixed.attn = WTYPE_F16, mixed.ffn = WTYPE_BF16, mixed.untied = true, mixed.head = WTYPE_Q8_0, mixed.n_layers = 3;
     const char *paths[2] = {tiny_model_file("tiny.gguf", tiny_model_default()), tiny_model_file("mixed.gguf", mixed)};
     for (int m = 0; m < 2; m++) {
-        check_back_ends(paths[m], MATH_EXACT, "full_f32");
-        check_back_ends(paths[m], MATH_FAST, "k8v4");
+        check_back_ends(paths[m], MATH_EXACT, "full_f32", 0);
+        check_back_ends(paths[m], MATH_FAST, "k8v8", 1e-3);
+        check_back_ends(paths[m], MATH_FAST, "k8v4", 3e-3);
     }
 }
 
