@@ -19,6 +19,7 @@ ISA_TARGET_AVX512
 #include "kernels/cpu/attn_words.inc"
 #include "kernels/cpu/attn_bytes.inc"
 #include "kernels/cpu/attn_codes.inc"
+#include "kernels/cpu/attn_weights.inc"
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"
 #include "kernels/cpu/attn_mass.inc"

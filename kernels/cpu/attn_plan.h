@@ -87,14 +87,15 @@ static inline size_t codes_query_floats(int head_dim) { return 16 * attn_round16
 typedef struct attn_decode_buf {
     float *q;          /* [n_queries][head_dim] times scale */
     float *q_step;     /* [n_queries][head_dim] q times the steps of an item group (K per channel) */
-    float *q_sum;      /* [n_queries][KV_MAX_GROUPS] sums of q over channel groups */
+    float *q_sum;      /* [n_queries][KV_MAX_GROUPS] sums of q (integers: of those) over channel groups */
     float *tile;       /* K: [head_dim][ATTN_TILE], V: [ATTN_TILE][round16(head_dim)] */
-    float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups) */
+    float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups); w8: [ATTN_P_LD] of one query */
     float *p;          /* [n_queries][ATTN_P_LD] scores, then probabilities, of a cut */
     float *v_step, *v_zero; /* [KV_MAX_GROUPS][ATTN_P_LD] */
     /* in 16-bit integers */
     uint8_t *q16;      /* [n_queries][4 codes_query_floats] */
-    float *q_scale;    /* [n_queries] integers times it are q (K per channel: q step) */
+    float *unit;       /* [n_queries] p times it is a score (integers times it are q) */
+    float *q_scale;    /* [n_queries] K per channel: integers times it are q step */
     int32_t *dots;     /* [n_queries][ATTN_TILE] integers times codes */
     int16_t *w16;      /* [KV_MAX_GROUPS][n_queries][ATTN_P_LD] probabilities times V step */
     uint8_t *w8;       /* the same in 8 bits, in the same place */
@@ -116,6 +117,7 @@ static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int
     b.v_step = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
     b.v_zero = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
     b.q16 = (uint8_t *)attn_carve(base, &at, nq * codes_query_floats(head_dim));
+    b.unit = attn_carve(base, &at, attn_round16(nq));
     b.q_scale = attn_carve(base, &at, attn_round16(nq));
     b.dots = (int32_t *)attn_carve(base, &at, nq * ATTN_TILE);
     b.w16 = (int16_t *)attn_carve(base, &at, KV_MAX_GROUPS * nq * ATTN_P_LD / 2);
