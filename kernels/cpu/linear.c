@@ -52,15 +52,19 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
     const uint8_t *data = w->data + (size_t)panel * w->panel_bytes;
     const int n_blocks = w->k / QBLOCK, n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
     const bool whole = panel * PANEL + (half + n_halves) * PANEL_HALF <= w->n; /* else the last columns are padding */
+    const int n_passes = n_rows / n_tiles <= j->isa->wide_rows ? 1 : n_halves; /* of a tile */
+    const int n_lines = ((int)w->record / 64 + n_tiles * n_passes - 1) / (n_tiles * n_passes);
+    const uint8_t *next = data + w->panel_bytes;
     float tile[TILE_ROWS * PANEL] __attribute__((aligned(64)));
-    for (int t = 0; t < n_tiles; t++) {
+    for (int t = 0; t < n_tiles; t++, next += (size_t)(n_passes * n_blocks * n_lines) * 64) {
         int r0 = row0 + tile_row(n_rows, n_tiles, t), r1 = row0 + tile_row(n_rows, n_tiles, t + 1);
         const act_block *a = (const act_block *)j->a->q + (size_t)r0 * (size_t)n_blocks;
         if (whole) {
-            j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, j->y + (size_t)r0 * j->ldy + panel * PANEL, j->ldy, j->accumulate);
+            float *y = j->y + (size_t)r0 * j->ldy + panel * PANEL;
+            j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, y, j->ldy, j->accumulate, next, n_lines);
             continue;
         }
-        j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, tile, PANEL, false);
+        j->isa->tile[w->form](data, n_blocks, a, r1 - r0, half, n_halves, tile, PANEL, false, next, n_lines);
         tile_store(tile, r1 - r0, half, n_halves, w, panel, j->y + (size_t)r0 * j->ldy, j->ldy, j->accumulate);
     }
 }

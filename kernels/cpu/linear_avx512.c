@@ -11,7 +11,7 @@ ISA_TARGET_AVX512
 #define UNROLL _Pragma("GCC unroll 8")
 #define LANES  16
 #define AT_ONCE 2
-#define WIDE(n_rows)    true
+#define WIDE_ROWS       TILE_ROWS
 #define FLOAT_BLOCKS(R) ((R) == 1 ? 4 : (R) == 2 ? 2 : 1)
 typedef __m512 vf;
 typedef __m512i vi;

@@ -65,7 +65,7 @@ INLINE void decode_body(const pack_form F, const uint8_t *rec, float *out) {
 
 #define FORM(name, F, record)                                                                                          \
     static void name##_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half,              \
-                            int n_halves, float *y, size_t ldy, bool accumulate) {                                     \
+                            int n_halves, float *y, size_t ldy, bool accumulate, const uint8_t *next, int n_lines) {   \
         tile_body(F, record, panel, n_blocks, a, n_rows, half, n_halves, y, ldy, accumulate);                          \
     }                                                                                                                  \
     static void name##_decode(const uint8_t *rec, float *out) {                                                        \
@@ -109,4 +109,5 @@ const linear_isa linear_scalar = {
     f16_decode,
     bf16_decode,
     quantise,
+    TILE_ROWS,
 };
