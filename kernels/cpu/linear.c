@@ -53,7 +53,7 @@ static void block_quantised(const job *j, int panel, int half, int n_halves, int
     const int n_blocks = w->k / QBLOCK, n_tiles = (n_rows + TILE_ROWS - 1) / TILE_ROWS;
     const bool whole = panel * PANEL + (half + n_halves) * PANEL_HALF <= w->n; /* else the last columns are padding */
     const int n_passes = n_rows / n_tiles <= j->isa->wide_rows ? 1 : n_halves; /* of a tile */
-    const int n_lines = ((int)w->record / 64 + n_tiles * n_passes - 1) / (n_tiles * n_passes);
+    const int passes = n_tiles * n_passes, n_lines = n_tiles > FAR_TILES ? 0 : ((int)w->record / 64 + passes - 1) / passes;
     const uint8_t *next = data + w->panel_bytes;
     float tile[TILE_ROWS * PANEL] __attribute__((aligned(64)));
     for (int t = 0; t < n_tiles; t++, next += (size_t)(n_passes * n_blocks * n_lines) * 64) {

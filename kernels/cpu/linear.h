@@ -15,7 +15,8 @@
 enum {
     TILE_ROWS = 6,  /* rows of a tile */
     ROW_BLOCK = 96, /* rows for which a panel is used before the next; also a unit of the division among threads */
-    NEAR_ROWS = 2,  /* up to so many rows a tile fetches its own records ahead; more fetch the next panel */
+    NEAR_ROWS = 2,  /* up to so many rows, and from more than FAR_TILES tiles on, a tile fetches its own records ahead; else the next panel */
+    FAR_TILES = 4,
     AHEAD_Q4 = 16,  /* the former, some 10 KiB: one row alone is read as fast as memory gives it */
     AHEAD_Q8 = 10,
     K_CHUNK = 128,  /* inputs decoded to f32 at a time: K_CHUNK x PANEL floats stay in L1 */
@@ -23,7 +24,7 @@ enum {
 
 /* What an ISA path provides. A tile covers n_rows <= TILE_ROWS rows and columns 16 * half .. of a panel, n_halves of 16. A quantised
  * one writes (adds to) y, the panel's first column in the tile's first row; above NEAR_ROWS it fetches, at each block of each of its
- * passes, the n_lines of 64 bytes that follow from `next` on. f32 tiles add to out [n_rows][PANEL]. Buffers of the driver are 64-byte
+ * passes, the n_lines of 64 bytes that follow from `next` on (0: its own records). f32 tiles add to out [n_rows][PANEL]. Buffers of the driver are 64-byte
  * aligned, y is not. */
 typedef void quant_tile(const uint8_t *panel, int n_blocks, const act_block *a, int n_rows, int half, int n_halves, float *y,
                         size_t ldy, bool accumulate, const uint8_t *next, int n_lines);
