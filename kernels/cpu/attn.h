@@ -16,16 +16,15 @@ ATTN_DECLARE(scalar)
 ATTN_DECLARE(avx2)
 ATTN_DECLARE(avx512)
 #undef ATTN_DECLARE
-/* Decode with queries and weights of quantised items in integers (fast math): within 1e-3 of sum p max|v|, with weights in 8
- * bits (values of at most 4 bits, attn_codes.inc) within 2.5e-2.
+/* Decode with queries and weights of quantised items in integers (fast math, attn_codes.inc).
  *
  * The integer kernels alone: codes times integers, which every path computes alike. granule: K (V) of 8 items each, padded to 4 more that can be read; n_lanes
- * items. Scores: q [nq][head_dim], channel group g, at most ATTN_TILE items, arranged: scratch of nq * 4 codes_query_floats bytes, s
+ * items. Scores: q [nq][head_dim], of at most 127 where codes_k_bytes holds, channel group g, at most ATTN_TILE items, arranged: scratch of nq * 4 codes_query_floats bytes, s
  * [nq][ATTN_TILE]. Values: w [n_groups][nq][ATTN_P_LD], n_lanes a multiple of 8, o [nq][head_dim]; in bytes, where codes_v_bytes holds: scale
  * [n_groups][nq][ATTN_P_TILES], o += scale x sum, tile by tile, equal in exact arithmetic (plain C does not fuse what it adds). */
 #define ATTN_WORDS_DECLARE(path)                                                                                       \
     void attn_decode_words_##path(const par *p, const attn_batch *b);                                                  \
-    void attn_words_scores_##path(const page_layout *l, int g, int nq, const int16_t *q, const uint8_t *const *granule, int n_lanes, \
+    void attn_code_scores_##path(const page_layout *l, int g, int nq, const int16_t *q, const uint8_t *const *granule, int n_lanes, \
                                   uint8_t *arranged, int32_t *s);                                                      \
     void attn_words_values_##path(const page_layout *l, int nq, const int16_t *w, const uint8_t *const *granule, int n_lanes, int32_t *o); \
     void attn_bytes_values_##path(const page_layout *l, int nq, const uint8_t *w, const float *scale, const uint8_t *const *granule,         \

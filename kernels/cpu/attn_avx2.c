@@ -16,6 +16,7 @@ ISA_TARGET_AVX2
 #include "kernels/cpu/attn_rows.inc"
 #include "kernels/cpu/attn_f32.inc"
 #include "kernels/cpu/attn_words_avx2.inc"
+#include "kernels/cpu/attn_scores.inc"
 #include "kernels/cpu/attn_words.inc"
 #include "kernels/cpu/attn_bytes.inc"
 #include "kernels/cpu/attn_codes.inc"

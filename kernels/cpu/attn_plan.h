@@ -63,7 +63,7 @@ static inline float attn_live_fold(live_fold fold, float column, float value) {
     return column + value;
 }
 
-/* ---- codes as 16-bit integers meet them (attn_codes.inc) ---- */
+/* ---- codes as integers meet them (attn_codes.inc) ---- */
 typedef struct code_plane {
     int bits, shift; /* a code is the sum of its planes' fields, each shifted left */
     int before;      /* head_dim x before bits of an item lie before this plane */
@@ -78,6 +78,9 @@ static inline bool codes_v_bytes(const page_layout *l) {
     int row = codes_plane(l->fmt.v_bits, codes_n_planes(l->fmt.v_bits) - 1).bits * l->head_dim / 8;
     return kv_format_has_zero(l->fmt) && l->fmt.v_bits <= 4 && row % 16 == 0 && l->head_dim / l->n_groups % 16 == 0;
 }
+/* Do queries of 8 bits meet the keys? A step of so few bits weighs more than what is rounded away. Keys per channel: their steps are part of what is
+ * rounded, and the largest would set the scale. */
+static inline bool codes_k_bytes(const page_layout *l) { return l->fmt.k_bits <= 4 && !l->fmt.k_channels; }
 /* Channels of K that share a scale, or meet one sum. */
 static inline int codes_k_group(const page_layout *l) { return l->fmt.k_channels ? l->head_dim : l->head_dim / l->n_groups; }
 /* Bytes of a query as some path arranges it: 64 for 4 channels, channel groups padded to 64 bytes of a granule, two planes. */
@@ -92,8 +95,8 @@ typedef struct attn_decode_buf {
     float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups); w8: [ATTN_P_LD] of one query */
     float *p;          /* [n_queries][ATTN_P_LD] scores, then probabilities, of a cut */
     float *v_step, *v_zero; /* [KV_MAX_GROUPS][ATTN_P_LD] */
-    /* in 16-bit integers */
-    uint8_t *q16;      /* [n_queries][4 codes_query_floats] */
+    /* in integers */
+    uint8_t *q_int;    /* [n_queries][4 codes_query_floats] arranged as the codes lie */
     float *unit;       /* [n_queries] p times it is a score (integers times it are q) */
     float *q_scale;    /* [n_queries] K per channel: integers times it are q step */
     int32_t *dots;     /* [n_queries][ATTN_TILE] integers times codes */
@@ -116,7 +119,7 @@ static inline attn_decode_buf attn_decode_buf_at(float *base, int n_queries, int
     b.p = attn_carve(base, &at, nq * ATTN_P_LD);
     b.v_step = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
     b.v_zero = attn_carve(base, &at, KV_MAX_GROUPS * ATTN_P_LD);
-    b.q16 = (uint8_t *)attn_carve(base, &at, nq * codes_query_floats(head_dim));
+    b.q_int = (uint8_t *)attn_carve(base, &at, nq * codes_query_floats(head_dim));
     b.unit = attn_carve(base, &at, attn_round16(nq));
     b.q_scale = attn_carve(base, &at, attn_round16(nq));
     b.dots = (int32_t *)attn_carve(base, &at, nq * ATTN_TILE);

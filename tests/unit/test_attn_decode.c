@@ -165,7 +165,7 @@ static void run(const attn_path *path, char op, const world *w, int first, int n
 typedef struct answer {
     double o[2][KV_MAX_HEAD_DIM], scale[2], *p; /* scale: sum p max|v|, what errors are relative to */
 } answer;
-static void oracle(const head *h, int row, int g, answer *a) {
+static void oracle(const head *h, char op, int row, int g, answer *a) {
     const attn_job *j = &h->job;
     int d = j->head_dim, at = 0;
     double sum = 0;
@@ -173,12 +173,13 @@ static void oracle(const head *h, int row, int g, answer *a) {
     memset(a->scale, 0, sizeof a->scale);
     for (int s = 0; s < j->n_segs; s++) {
         int n = attn_seg_items(&j->seg[s], row), which = j->seg[s].out_rotated;
-        const float *q = h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d);
+        double q[KV_MAX_HEAD_DIM];
+        attn_query_met(&h->layout[s], op, h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d), d, j->scale, q);
         for (int i = 0; i < n; i++) {
             const float *k = h->k + (size_t)(at + i) * (size_t)d, *v = h->v + (size_t)(at + i) * (size_t)d;
             double x = 0;
-            for (int c = 0; c < d; c++) x += (double)q[c] * (double)k[c];
-            double e = exp(x * (double)j->scale);
+            for (int c = 0; c < d; c++) x += q[c] * (double)k[c];
+            double e = exp(x);
             a->p[at + i] = e;
             sum += e;
             double largest = 0;
@@ -198,7 +199,7 @@ static void oracle(const head *h, int row, int g, answer *a) {
     }
 }
 
-/* What a path may be off by, relative to sum p max|v| of the whole output. On integers ('w') queries are rounded to 16 bits: a logit moves by up to
+/* What a path may be off by, relative to sum p max|v| of the whole output. On integers ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to
  * sum |k| max|q| / 65534, which the huge scales that are drawn here make 2e-4 of the output in some seeds. Weights in bytes are off by half a step
  * of the largest of 64 lanes: 64 of them by 0.9 % of it in the root mean square, if codes lie at their limits, of which this is 2.8. */
 static double bound_of(char op, const attn_job *j) {
@@ -214,7 +215,7 @@ static void check_head(rng *r, const char *path, char op, const head *h) {
     answer a = {.p = malloc((size_t)h->n_all * sizeof(double) + 1)};
     for (int k = 0; k < 6; k++) {
         int row = k == 0 ? j->n_rows - 1 : (int)rng_below(r, (uint32_t)j->n_rows), g = (int)rng_below(r, (uint32_t)j->group);
-        oracle(h, row, g, &a);
+        oracle(h, op, row, g, &a);
         for (int rotated = 0; rotated < 2; rotated++) {
             const float *got = (rotated ? h->out_rotated : h->out) + (size_t)row * j->ldo + (size_t)(g * j->head_dim);
             for (int c = 0; c < j->head_dim; c++)
@@ -338,7 +339,7 @@ static void check_columns(const char *path, char op, const world *w, const head 
         for (int row = 0; pass == 1 && row < j->n_rows; row++) {
             double *val = calloc((size_t)h->n_all + 1, sizeof(double));
             for (int g = 0; g < j->group; g++) {
-                oracle(h, row, g, &a);
+                oracle(h, op, row, g, &a);
                 for (int i = 0; i < h->n_all; i++) {
                     double p = pow(a.p[i], j->live.power);
                     val[i] = j->live.group == LIVE_MAX ? fmax(val[i], p) : val[i] + (j->live.group == LIVE_MEAN ? p / j->group : p);
@@ -430,18 +431,18 @@ static void integers_of_every_path_equal_plain_c(void **state) {
     const int dims[] = {64, 80, 96, 128, 256};
     enum { N_PATHS = 2, GRANULES = ATTN_P_LD / 8 };
     void (*scores[N_PATHS + 1])(const page_layout *, int, int, const int16_t *, const uint8_t *const *, int, uint8_t *, int32_t *) = {
-        attn_words_scores_scalar};
+        attn_code_scores_scalar};
     void (*values[N_PATHS + 1])(const page_layout *, int, const int16_t *, const uint8_t *const *, int, int32_t *) = {attn_words_values_scalar};
     bytes_fn *bytes[N_PATHS + 1] = {attn_bytes_values_scalar};
     const char *names[N_PATHS + 1] = {"scalar"};
     int n_paths = 1;
     if (isa_present(ISA_AVX2)) {
         names[n_paths] = "avx2", bytes[n_paths] = attn_bytes_values_avx2;
-        scores[n_paths] = attn_words_scores_avx2, values[n_paths++] = attn_words_values_avx2;
+        scores[n_paths] = attn_code_scores_avx2, values[n_paths++] = attn_words_values_avx2;
     }
     if (isa_present(ISA_AVX512)) {
         names[n_paths] = "avx512", bytes[n_paths] = attn_bytes_values_avx512;
-        scores[n_paths] = attn_words_scores_avx512, values[n_paths++] = attn_words_values_avx512;
+        scores[n_paths] = attn_code_scores_avx512, values[n_paths++] = attn_words_values_avx512;
     }
     for (int round = (int)rng_below(&r, EACH); round < 5 * N_FORMATS; round += EACH) {
         kv_format f;
@@ -450,7 +451,7 @@ static void integers_of_every_path_equal_plain_c(void **state) {
         if (kv_format_parse(formats[round % N_FORMATS], &f) != OK) fail_msg("%s", err_text());
         if (kv_format_is_float(f) || kv_format_check(f, d) != OK) continue;
         if (page_layout_make(f, d, 0, false, 640 * (size_t)d, &l) != OK) fail_msg("%s", err_text());
-        int n_used = attn_min(l.cap, ATTN_CUT) / 8, n_lanes = 8 * (1 + (int)rng_below(&r, (uint32_t)n_used)), full = (int)rng_below(&r, 3) == 0;
+        int n_used = attn_min(l.cap, ATTN_CUT) / 8, n_lanes = 8 * (1 + (int)rng_below(&r, (uint32_t)n_used)), full = attn_max(0, 3 - (int)rng_below(&r, 6));
         uint8_t *page = aligned_alloc(64, l.page_bytes);
         for (size_t i = 0; i < l.page_bytes; i++) page[i] = full ? 0xff : (uint8_t)rng_below(&r, 256);
         const uint8_t *k[GRANULES], *v[GRANULES];
@@ -461,7 +462,8 @@ static void integers_of_every_path_equal_plain_c(void **state) {
         }
         size_t n_q = (size_t)(nq * d), n_w = (size_t)l.n_groups * (size_t)nq * ATTN_P_LD, arranged = (size_t)nq * 4 * codes_query_floats(d);
         int16_t *q = malloc(n_q * sizeof *q), *w = malloc(n_w * sizeof *w);
-        for (size_t i = 0; i < n_q; i++) q[i] = (int16_t)(full ? 32767 : (int)rng_below(&r, 65535) - 32767);
+        int most_q = codes_k_bytes(&l) ? 127 : 32767;
+        for (size_t i = 0; i < n_q; i++) q[i] = (int16_t)(full ? (full < 2 ? most_q : -most_q) : (int)rng_below(&r, 2 * (uint32_t)most_q + 1) - most_q);
         for (size_t i = 0; i < n_w; i++) w[i] = (int16_t)(full ? 32767 : (int)rng_below(&r, 65535) - 32767);
         int n_s = attn_min(n_lanes, ATTN_TILE) - (int)rng_below(&r, 8), g = (int)rng_below(&r, (uint32_t)(d / codes_k_group(&l)));
         int32_t *s[2], *o[2];

@@ -60,24 +60,25 @@ static void items_close(items *it) {
     free(it->memory), free(it->pages), free(it->k), free(it->v);
 }
 
-/* f64 result of one query, S = sum p max|v|, and by how much a logit may be off: rounding of f32 products; on integers, of q to 16 bits. */
+/* f64 result of one query, S = sum p max|v|, and by how much a logit may be off: rounding of f32 products; on integers, of q to 16 bits
+ * (to 8 bits it is done here too). */
 typedef struct answer {
     double o[KV_MAX_HEAD_DIM], scale, logit;
 } answer;
-static void oracle(const items *it, const float *q, double scale, char op, answer *a) {
-    double *s = malloc((size_t)it->n * sizeof *s), max = -INFINITY, sum = 0, most_q = 0;
+static void oracle(const items *it, const float *query, float scale, char op, answer *a) {
+    double *s = malloc((size_t)it->n * sizeof *s), max = -INFINITY, sum = 0, most_q = 0, q[KV_MAX_HEAD_DIM];
     memset(a, 0, sizeof *a);
-    for (int c = 0; c < it->d; c++) most_q = fmax(most_q, fabs((double)q[c]));
+    attn_query_met(&it->l, op, query, it->d, scale, q);
+    for (int c = 0; c < it->d; c++) most_q = fmax(most_q, fabs(q[c]));
     for (int i = 0; i < it->n; i++) {
         double size = 0, all = 0;
         s[i] = 0;
         for (int c = 0; c < it->d; c++) {
-            double k = (double)it->k[(size_t)i * (size_t)it->d + (size_t)c], x = (double)q[c] * k;
+            double k = (double)it->k[(size_t)i * (size_t)it->d + (size_t)c], x = q[c] * k;
             s[i] += x, size += fabs(x), all += fabs(k);
         }
-        s[i] *= scale;
         max = fmax(max, s[i]);
-        a->logit = fmax(a->logit, scale * (size * it->d * 0x1p-24 + (op == 'w' ? all * most_q / 65534 : 0)));
+        a->logit = fmax(a->logit, size * it->d * 0x1p-24 + (op == 'w' ? all * most_q / 65534 : 0));
     }
     for (int i = 0; i < it->n; i++) sum += s[i] = exp(s[i] - max);
     for (int i = 0; i < it->n; i++) {
@@ -104,7 +105,7 @@ static void check(const items *it, const char *what, int group, float *q) {
     attn_batch b = {.jobs = &j, .n_jobs = 1, .pool_base = it->memory};
     bool is_float = kv_format_is_float(it->l.fmt);
     for (int words = 0; words <= !is_float; words++)
-        for (int g = 0; g < group; g++) oracle(it, q + g * d, (double)j.scale, words ? 'w' : 'd', &a[words][g]);
+        for (int g = 0; g < group; g++) oracle(it, q + g * d, j.scale, words ? 'w' : 'd', &a[words][g]);
     for (int i = 1; i < n_paths; i++)
         for (int words = 0; words <= !is_float; words++) {
             memset(out, 0xff, (size_t)(group * d) * sizeof(float));
