@@ -141,15 +141,15 @@ static void bf16_tiles_cost_less_than_1e_4_nats(void **state) {
     if (!(sum / (MORE + 1) > 1e-8)) fail_msg("mean KL %g nats: the two are not the same thing", sum / (MORE + 1));
 }
 
-/* What integers cost a step over packed codes (queries in 16 bits, weights of 4-bit values in 8): at each position the same cache, once through
- * them, then through f32, whose row stays; in exact math, for the reason above, and not teacher-forced apart. The cost is what they add to the
+/* What integers cost a step over packed codes (queries in 16 bits, those of 4-bit keys in 8; weights of 4-bit values in 8): at each position the
+ * same cache, once through them, then through f32, whose row stays; in exact math, for the reason above, and not teacher-forced apart. The cost is what they add to the
  * divergence from the full cache. Their own divergence from f32 is larger and says less: codes of the new token that lie near a boundary
  * flip for any difference, however small, and are neither better nor worse then. Plain C in f32 beside the path's own f32 shows it too. */
-static void integers_on_codes_cost_less_than_1e_4_nats(void **state) {
-    enum { PROMPT = 384, STEPS = 96, F32 = 2, FULL };
+static void check_integers(const char *preset, int n_steps, double most_cost, double most_from_f32) {
+    enum { PROMPT = 384, F32 = 2, FULL };
     const char *path = real_model_path();
     if (!path) skip();
-    world w = world_open(path, MATH_EXACT, "k8v4", NULL, N), whole = world_open(path, MATH_EXACT, "full", NULL, N);
+    world w = world_open(path, MATH_EXACT, preset, NULL, N), whole = world_open(path, MATH_EXACT, "full", NULL, N);
     const backend *f32 = w.e->m->be;
     backend other[2] = {*f32, *f32};
     other[0].attn_decode = isa_present(ISA_AVX512) ? attn_decode_words_avx512 : isa_present(ISA_AVX2) ? attn_decode_words_avx2 : attn_decode_words_scalar;
@@ -162,7 +162,7 @@ static void integers_on_codes_cost_less_than_1e_4_nats(void **state) {
     assert_ok(seq_create(whole.e, whole.space, whole.p, 1, &uncompressed));
     assert_ok(seq_prefill(uncompressed, ids, PROMPT, logits));
     double sum[2] = {0}, cost[2] = {0}, squares[2] = {0}, mean, half, kl_f32 = 0;
-    for (int i = PROMPT; i < PROMPT + STEPS; i++) {
+    for (int i = PROMPT; i < PROMPT + n_steps; i++) {
         for (int k = 0; k <= F32; k++) {
             if (k) assert_ok(seq_truncate(s, i));
             w.e->m->be = k < F32 ? &other[k] : f32;
@@ -170,7 +170,7 @@ static void integers_on_codes_cost_less_than_1e_4_nats(void **state) {
         }
         assert_ok(engine_step(whole.e, &uncompressed, ids + i, 1, logits + (size_t)v * FULL));
         double base = kl_nats(logits + (size_t)v * FULL, logits + (size_t)v * F32, v);
-        kl_f32 += base / STEPS;
+        kl_f32 += base / n_steps;
         for (int k = 0; k < F32; k++) {
             double more = kl_nats(logits + (size_t)v * FULL, logits + (size_t)v * (size_t)k, v) - base;
             sum[k] += kl_nats(logits + (size_t)v * F32, logits + (size_t)v * (size_t)k, v);
@@ -183,14 +183,18 @@ static void integers_on_codes_cost_less_than_1e_4_nats(void **state) {
     world_close(&w);
     world_close(&whole);
     for (int k = F32 - 1; k >= 0; k--) {
-        mean = cost[k] / STEPS, half = 1.96 * sqrt((squares[k] / STEPS - mean * mean) / (STEPS - 1));
-        printf("# %s on k8v4: %+.2e +- %.1e nats beside the %.2e of f32 from full; %.2e from f32; %d positions\n",
-               k ? "plain C in f32" : "integers", mean, half, kl_f32, sum[k] / STEPS, STEPS);
+        mean = cost[k] / n_steps, half = 1.96 * sqrt((squares[k] / n_steps - mean * mean) / (n_steps - 1));
+        printf("# %s on %s: %+.2e +- %.1e nats beside the %.2e of f32 from full; %.2e from f32; %d positions\n",
+               k ? "plain C in f32" : "integers", preset, mean, half, kl_f32, sum[k] / n_steps, n_steps);
     }
-    if (!(mean < 1e-4)) fail_msg("integers cost %g +- %g nats, bound 1e-4", mean, half);
-    if (!(sum[0] / STEPS < 3e-4)) fail_msg("integers are %g nats from f32, bound 3e-4", sum[0] / STEPS);
+    if (!(mean < most_cost)) fail_msg("integers cost %g +- %g nats, bound %g", mean, half, most_cost);
+    if (!(sum[0] / n_steps < most_from_f32)) fail_msg("integers are %g nats from f32, bound %g", sum[0] / n_steps, most_from_f32);
     if (!(sum[0] > 0)) fail_msg("integers and f32 are the same thing");
 }
+
+static void integers_on_codes_cost_less_than_1e_4_nats(void **state) { check_integers("k8v4", 96, 1e-4, 3e-4); }
+/* The format itself costs 3.6e-2 here; queries in 6 bits would be 9e-3 from f32. kernels/lab/LOG.md has 480 positions of other text. */
+static void integers_on_4_bit_codes_cost_little_of_what_the_format_does(void **state) { check_integers("k4v4", 32, 8e-3, 4e-3); }
 
 static void long_ids(int32_t *out, int n) {
     for (int i = 0; i < n; i++) out[i] = ids[i % N];
@@ -247,6 +251,7 @@ int main(void) {
         cmocka_unit_test(full_in_f16_holds_23040_bytes_per_token), /* before those that leave freed memory behind */
         cmocka_unit_test(bf16_tiles_cost_less_than_1e_4_nats),
         cmocka_unit_test(integers_on_codes_cost_less_than_1e_4_nats),
+        cmocka_unit_test(integers_on_4_bit_codes_cost_little_of_what_the_format_does),
     };
     return cmocka_run_group_tests(tests, read_golden, NULL);
 }
