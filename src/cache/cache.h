@@ -62,6 +62,7 @@ void cache_set_n_tokens(cache *c, int n_tokens);
 MUST err cache_reserve(cache *c, int n_rows);
 size_t cache_pages_wanted(const cache *c, int n_rows); /* pages that cache_reserve would take from the pool */
 void cache_append(cache *c, int layer, int head, int row, const float *k, const float *v); /* position = n_tokens + row */
+void cache_append_ahead(const cache *c, int layer, int head); /* asks for the memory that row 0 will be put to: a hint for its speed */
 void cache_commit(cache *c, int n_rows);
 
 /* Drops the items appended last until n_tokens are left; only rows appended after the last cache_apply or cache_fill can go:

@@ -27,6 +27,14 @@ static int jobs_of(const decode *a, int layer) {
     return (a->e->m->layers[layer].window ? a->m : a->n_groups) * a->e->m->p.n_kv;
 }
 
+/* Where rows of the layer will go has left the caches since the last step: asked for here, it arrives behind the products. */
+static void append_ahead(const par *p, const decode *a, int layer) {
+    int n_kv = a->e->m->p.n_kv;
+    ptrdiff_t lo, hi;
+    par_range(p, (ptrdiff_t)a->n_groups * n_kv, &lo, &hi);
+    for (ptrdiff_t u = lo; u < hi; u++) cache_append_ahead(a->groups[u / n_kv].s->c, layer, (int)(u % n_kv));
+}
+
 static void append_rows(const par *p, const decode *a, const rows_pass *r, int layer) {
     const model_params *mp = &a->e->m->p;
     size_t d = (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * d;
@@ -77,6 +85,7 @@ static void decode_body(const par *p, void *arg) {
     rows_embed(p, &r, a->ids);
     for (int layer = 0; layer < mp->n_layers; layer++) {
         const model_layer *y = &e->m->layers[layer];
+        append_ahead(p, a, layer);
         rows_qkv(p, &r, y);
         if (a->any_slot) { /* rotated from the unrotated query with the same table: no eviction gives the same bits as plain */
             ptrdiff_t lo, hi;
