@@ -1,5 +1,5 @@
-/* Decode attention over pages: every path against f64 over random formats, page splits, tiers and score columns; extend equals
- * steps, a batch equals its jobs, threads change nothing: bit for bit; integers of every path equal plain C. Pages hold NaN patterns wherever no item lies. */
+/* Decode attention over pages: every path against f64, and on integers also against the formula of fast math, over random formats, page splits,
+ * tiers and score columns; extend equals steps, a batch equals its jobs, threads change nothing: bit for bit; integers of every path equal plain C. Pages hold NaN patterns wherever no item lies. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include "kernels/cpu/attn_plan.h"
 #include "tests/support/attn_paths.h"
+#include "tests/support/fast_attention.h"
 #include "tests/support/seed.h"
 
 enum { MAX_JOBS = 4 };
@@ -28,6 +29,7 @@ typedef struct head {
     int n_pages[ATTN_MAX_SEGMENTS];
     float *q[ATTN_N_QUERIES], *out, *out_rotated;
     float *k, *v; /* [all items of the last row][head_dim] as stored */
+    dense_items items[ATTN_MAX_SEGMENTS];
     int n_all;
 } head;
 typedef struct world {
@@ -97,6 +99,7 @@ static void head_fill(rng *r, const world *w, head *h) {
         }
         for (int item = seg->first; item < end; item++, at++)
             page_get(l, page_at(w, h->pages[s][item / l->cap]), item % l->cap, h->k + (size_t)at * d, h->v + (size_t)at * d);
+        dense_items_read(seg, w->memory, attn_seg_items(seg, h->job.n_rows - 1), &h->items[s]);
     }
 }
 
@@ -126,7 +129,10 @@ static void world_make(rng *r, world *w, int n_heads, int d, int n_rows, int fmt
 static void world_free(world *w) {
     for (int i = 0; i < w->n_heads; i++) {
         head *h = &w->heads[i];
-        for (int s = 0; s < h->job.n_segs; s++) free(h->pages[s]);
+        for (int s = 0; s < h->job.n_segs; s++) {
+            free(h->pages[s]);
+            dense_items_free(&h->items[s]);
+        }
         for (int k = 0; k < ATTN_N_QUERIES; k++) free(h->q[k]);
         free(h->k);
         free(h->v);
@@ -199,14 +205,33 @@ static void oracle(const head *h, char op, int row, int g, answer *a) {
     }
 }
 
-/* What a path may be off by, relative to sum p max|v| of the whole output. On integers ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to
+/* What a path may be off by from plain attention, relative to sum p max|v| of the whole output: how far the formula itself is from it. On integers ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to
  * sum |k| max|q| / 65534, which the huge scales that are drawn here make 2e-4 of the output in some seeds. Weights in bytes are off by half a step
- * of the largest of 64 lanes: 64 of them by 0.9 % of it in the root mean square, if codes lie at their limits, of which this is 2.8. */
+ * of the largest of 64 lanes: 64 of them by 0.9 % of it in the root mean square, if codes lie at their limits, of which this is 2.8. How well a path
+ * follows the formula is for check_fast, whose slack is some 100 times smaller. */
 static double bound_of(char op, const attn_job *j) {
     if (op != 'w') return 1e-5;
     for (int s = 0; s < j->n_segs; s++)
         if (!kv_format_is_float(j->seg[s].layout->fmt) && codes_v_bytes(j->seg[s].layout)) return 2.5e-2;
     return 1e-3;
+}
+
+/* Integers against the formula of fast math: nothing but f32's rounding, and weights near a tie, stands between. */
+static void check_fast(const char *path, const head *h, int row, int g) {
+    const attn_job *j = &h->job;
+    fast_answer a = {.p = NULL};
+    fast_attention(j, h->items, row, g, &a);
+    for (int rotated = 0; rotated < 2; rotated++) {
+        const float *got = (rotated ? h->out_rotated : h->out) + (size_t)row * j->ldo + (size_t)(g * j->head_dim);
+        for (int c = 0; c < j->head_dim; c++) {
+            double off = fabs((double)got[c] - a.o[rotated][c]);
+            if (!(off <= a.slack[rotated][c] + 1e-30))
+                fail_msg("%s: K%dV%d group %d, d %d, %d segments, row %d of %d, head %d of %d, channel %d, rotated %d: %.9g, by the formula %.9g: "
+                         "off by %.3g, slack %.3g (ties %.3g), scale %g", path, h->layout[0].fmt.k_bits, h->layout[0].fmt.v_bits,
+                         h->layout[0].fmt.group, j->head_dim, j->n_segs, row, j->n_rows, g, j->group, c, rotated, (double)got[c], a.o[rotated][c],
+                         off, a.slack[rotated][c], a.ties, a.scale);
+        }
+    }
 }
 
 /* Compares the last row and a few others, one query head each. */
@@ -215,6 +240,7 @@ static void check_head(rng *r, const char *path, char op, const head *h) {
     answer a = {.p = malloc((size_t)h->n_all * sizeof(double) + 1)};
     for (int k = 0; k < 6; k++) {
         int row = k == 0 ? j->n_rows - 1 : (int)rng_below(r, (uint32_t)j->n_rows), g = (int)rng_below(r, (uint32_t)j->group);
+        if (op == 'w') check_fast(path, h, row, g);
         oracle(h, op, row, g, &a);
         for (int rotated = 0; rotated < 2; rotated++) {
             const float *got = (rotated ? h->out_rotated : h->out) + (size_t)row * j->ldo + (size_t)(g * j->head_dim);
@@ -330,17 +356,20 @@ static void extend_equals_steps_and_batches_and_threads_change_nothing(void **st
     }
 }
 
-/* What the columns of a head must hold after the call, given what they held. */
-static void check_columns(const char *path, char op, const world *w, const head *h, const uint8_t *before) {
+/* What the columns of a head must hold after the call, given what they held: by plain attention, or by the formula of fast math. */
+static void check_columns(const char *path, char op, bool by_formula, const world *w, const head *h, const uint8_t *before) {
     const attn_job *j = &h->job;
-    double *col = malloc((size_t)h->n_all * sizeof(double) + 1);
+    double *col = malloc((size_t)h->n_all * sizeof(double) + 1), *slack = calloc((size_t)h->n_all + 1, sizeof(double));
     answer a = {.p = malloc((size_t)h->n_all * sizeof(double) + 1)};
+    fast_answer fast = {.p = a.p, .p_slack = malloc((size_t)h->n_all * sizeof(double) + 1)};
     for (int pass = 0, at = 0; pass < 3; pass++, at = 0) { /* old values, what rows add, comparison */
         for (int row = 0; pass == 1 && row < j->n_rows; row++) {
             double *val = calloc((size_t)h->n_all + 1, sizeof(double));
             for (int g = 0; g < j->group; g++) {
-                oracle(h, op, row, g, &a);
+                if (by_formula) fast_attention(j, h->items, row, g, &fast);
+                else oracle(h, op, row, g, &a);
                 for (int i = 0; i < h->n_all; i++) {
+                    if (by_formula) slack[i] = fmax(slack[i], j->live.power * fast.p_slack[i]);
                     double p = pow(a.p[i], j->live.power);
                     val[i] = j->live.group == LIVE_MAX ? fmax(val[i], p) : val[i] + (j->live.group == LIVE_MEAN ? p / j->group : p);
                 }
@@ -358,13 +387,14 @@ static void check_columns(const char *path, char op, const world *w, const head 
                 if (pass == 0) col[at] = (double)page_score(l, before + off, item % l->cap);
                 else {
                     double got = (double)page_score(l, w->memory + off, item % l->cap);
-                    if (!(fabs(got - col[at]) <= (op == 'w' ? 3e-3 : 3e-5) * col[at] + 1e-30))
-                        fail_msg("%s %c: segment %d item %d: score %.9g, f64 %.9g", path, op, s, i, got, col[at]);
+                    double bound = by_formula ? slack[at] + 4e-6 : op == 'w' ? 3e-3 : 3e-5; /* 4e-6: of f32 sums over rows and heads */
+                    if (!(fabs(got - col[at]) <= bound * col[at] + 1e-30))
+                        fail_msg("%s %c: segment %d item %d: score %.9g, by %s %.9g, bound %.3g", path, op, s, i, got,
+                                 by_formula ? "the formula" : "f64", col[at], bound);
                 }
             }
     }
-    free(a.p);
-    free(col);
+    free(a.p), free(fast.p_slack), free(slack), free(col);
 }
 
 static void score_columns_receive_what_rows_saw(void **state) {
@@ -392,7 +422,8 @@ static void score_columns_receive_what_rows_saw(void **state) {
                 outputs_alloc(&w);
                 run(&paths[i], op, &w, 0, w.n_heads, 1 + (int)rng_below(&r, 3));
                 for (int h = 0; h < w.n_heads; h++) {
-                    if (w.heads[h].job.live.on) check_columns(paths[i].name, op, &w, &w.heads[h], before);
+                    for (int by_formula = 0; w.heads[h].job.live.on && by_formula <= words; by_formula++)
+                        check_columns(paths[i].name, op, by_formula, &w, &w.heads[h], before);
                     check_head(&r, paths[i].name, op, &w.heads[h]);
                 }
                 outputs_free(&w);

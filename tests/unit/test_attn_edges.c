@@ -1,5 +1,6 @@
 /* Decode attention where it is likely to break: float rows of every group size and many head sizes at every length around a tile's edge, in pages
- * that hold NaN wherever no item lies; huge V scales on tiny probabilities and K scales of very different size, in every format, on integers and in f32. */
+ * that hold NaN wherever no item lies; huge V scales on tiny probabilities and K scales of very different size, in every format, on integers (against plain
+ * attention and against the formula of fast math) and in f32. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +12,7 @@
 #include <cmocka.h>
 #include "kernels/cpu/attn_plan.h"
 #include "tests/support/attn_paths.h"
+#include "tests/support/fast_attention.h"
 #include "tests/support/seed.h"
 
 enum { MAX_GROUP = 8 };
@@ -93,7 +95,7 @@ static void oracle(const items *it, const float *query, float scale, char op, an
     free(s);
 }
 
-/* All query heads of one row on every path against f64. */
+/* All query heads of one row on every path against f64, and on integers against the formula of fast math. */
 static void check(const items *it, const char *what, int group, float *q) {
     attn_path paths[4];
     int n_paths = attn_paths(paths), d = it->d;
@@ -102,10 +104,17 @@ static void check(const items *it, const char *what, int group, float *q) {
     attn_job j = {.q = {q, q, q, q}, .ldq = (size_t)(group * d), .out = out, .ldo = (size_t)(group * d), .n_rows = 1, .group = group,
                   .head_dim = d, .scale = 1.0f / sqrtf((float)d), .n_segs = 1,
                   .seg = {{.layout = &it->l, .pages = it->pages, .first = it->first, .n_items = it->n}}};
+    static fast_answer fast[MAX_GROUP];
+    dense_items dense;
     attn_batch b = {.jobs = &j, .n_jobs = 1, .pool_base = it->memory};
     bool is_float = kv_format_is_float(it->l.fmt);
     for (int words = 0; words <= !is_float; words++)
         for (int g = 0; g < group; g++) oracle(it, q + g * d, j.scale, words ? 'w' : 'd', &a[words][g]);
+    if (!is_float) {
+        dense_items_read(&j.seg[0], it->memory, it->n, &dense);
+        for (int g = 0; g < group; g++) fast_attention(&j, &dense, 0, g, &fast[g]);
+        dense_items_free(&dense);
+    }
     for (int i = 1; i < n_paths; i++)
         for (int words = 0; words <= !is_float; words++) {
             memset(out, 0xff, (size_t)(group * d) * sizeof(float));
@@ -117,6 +126,12 @@ static void check(const items *it, const char *what, int group, float *q) {
                     fail_msg("%s: %s on %s, d %d, items %d to %d, head %d of %d, channel %d: %.9g, f64 %.9g, bound %g of %g", what, paths[i].name,
                              words ? "integers" : "f32", d, it->first, it->first + it->n, at / d, group, at % d, (double)out[at],
                              want->o[at % d], bound, want->scale);
+                const fast_answer *f = &fast[at / d];
+                double off = words ? fabs((double)out[at] - f->o[0][at % d]) : 0;
+                if (words && !(off <= f->slack[0][at % d]))
+                    fail_msg("%s: %s, d %d, items %d to %d, head %d of %d, channel %d: %.9g, by the formula %.9g: off by %.3g, slack %.3g (ties %.3g), scale %g",
+                             what, paths[i].name, d, it->first, it->first + it->n, at / d, group, at % d, (double)out[at], f->o[0][at % d], off,
+                             f->slack[0][at % d], f->ties, f->scale);
             }
         }
     free(out);
