@@ -20,6 +20,7 @@ ISA_TARGET_AVX512_BF16
 #define FN     static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 enum { VW = 16, ROWS = 6, VECS = 4, PAIRS = ATTN_TILE / 2 };
+#define LAZY 32.0f
 
 #define LOG2E 1.44269504f
 #define LN2   0.693147181f
@@ -64,10 +65,23 @@ static void pack_v(const float *v, int n, int d, uint32_t *tile) { /* [PAIRS][ro
     }
 }
 
+/* Rows of one head (of neighbouring heads: ldq = d), scaled into base 2: [n_rows][n_pairs] dwords. */
+static void pack_rows(const float *q, size_t ldq, int n_rows, int d, float scale, uint32_t *to) {
+    const __m512 factor = _mm512_set1_ps(scale);
+    for (int r = 0; r < n_rows; r++, q += ldq, to += (d + 1) / 2) {
+        int c = 0;
+        for (; c + 2 * VW <= d; c += 2 * VW)
+            _mm512_storeu_si512(to + c / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_loadu_ps(q + c + VW), factor),
+                                                                        _mm512_mul_ps(_mm512_loadu_ps(q + c), factor)));
+        for (; c < d; c += 2) to[c / 2] = bf16_from_f32(q[c] * scale) | (uint32_t)(c + 1 < d ? bf16_from_f32(q[c + 1] * scale) : 0) << 16;
+    }
+}
+
 /* ---- register tiles: R queries times C vectors, both constants at every call ---- */
-FN void scores_tile(const int R, const int C, int n_pairs, const uint32_t *q, const uint32_t *k, float *s) {
+/* s [R][ATTN_TILE] = start [R] + q k. */
+FN void scores_tile(const int R, const int C, int n_pairs, const uint32_t *q, const uint32_t *k, const float *start, float *s) {
     __m512 acc[ROWS][VECS];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) acc[r][c] = _mm512_setzero_ps();
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) acc[r][c] = _mm512_set1_ps(start[r]);
     for (int i = 0; i < n_pairs; i++) {
         __m512i b[VECS];
         UNROLL for (int c = 0; c < C; c++) b[c] = _mm512_load_si512(k + i * ATTN_TILE + c * VW);
@@ -94,11 +108,11 @@ FN void values_tile(const int R, const int C, int n_pairs, bool half, const uint
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int c = 0; c < C; c++) _mm512_store_ps(o + (size_t)r * ld + c * VW, acc[r][c]);
 }
 
-typedef void scores_fn(int n_pairs, const uint32_t *q, const uint32_t *k, float *s);
+typedef void scores_fn(int n_pairs, const uint32_t *q, const uint32_t *k, const float *start, float *s);
 typedef void values_fn(int n_pairs, bool half, const uint32_t *p, const uint32_t *v, size_t ld, float *o);
 #define DEFINE(R, C)                                                                                                   \
-    static void scores_##R##x##C(int n_pairs, const uint32_t *q, const uint32_t *k, float *s) {                        \
-        scores_tile(R, C, n_pairs, q, k, s);                                                                           \
+    static void scores_##R##x##C(int n_pairs, const uint32_t *q, const uint32_t *k, const float *start, float *s) {    \
+        scores_tile(R, C, n_pairs, q, k, start, s);                                                                    \
     }                                                                                                                  \
     static void values_##R##x##C(int n_pairs, bool half, const uint32_t *p, const uint32_t *v, size_t ld, float *o) {  \
         values_tile(R, C, n_pairs, half, p, v, ld, o);                                                                 \
@@ -115,29 +129,32 @@ static void values(int rows, int n_vecs, int n_pairs, bool half, const uint32_t 
         values_of[attn_min(VECS, n_vecs - c) - 1][rows - 1](n_pairs, half, p, v + c * VW, ld, o + c * VW);
 }
 
-/* Scores from..seen-1 of a row's tile (n_vecs vectors were computed) to probabilities relative to the running maximum. */
-FN void softmax_row(const float *s, int n_vecs, int from, int seen, uint32_t *p, float *o, int o_vecs, float *max, float *sum) {
-    const __m512 none = _mm512_set1_ps(-INFINITY);
+/* Scores from .. seen - 1 of a row's tile (n_vecs vectors were computed), relative to *max already, to probabilities relative to it. *max is
+ * the largest score of the first keys that the row sees, and moves only when a later one is above it by more than 2^LAZY: a factor of all
+ * sums of a row changes nothing, and what is rounded here has an exponent of its own. `whole`: the row sees all of the tile. */
+FN void softmax_row(const bool whole, const float *s, int n_vecs, int from, int seen, uint32_t *p, float *o, int o_vecs, float *max, float *sum) {
+    const __m512 none = _mm512_set1_ps(-INFINITY), one = _mm512_set1_ps(1);
     uint64_t live = (seen >= ATTN_TILE ? ~(uint64_t)0 : ((uint64_t)1 << seen) - 1) & (from > 0 ? ~(uint64_t)0 << from : ~(uint64_t)0);
     __m512 x[VECS];
     UNROLL for (int c = 0; c < VECS; c++)
-        x[c] = c < n_vecs ? _mm512_mask_load_ps(none, (__mmask16)(live >> c * VW), s + c * VW) : none;
+        x[c] = whole ? _mm512_load_ps(s + c * VW) : c < n_vecs ? _mm512_mask_load_ps(none, (__mmask16)(live >> c * VW), s + c * VW) : none;
     __m512 top = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])), total = _mm512_load_ps(sum);
-    if (_mm512_cmp_ps_mask(top, _mm512_set1_ps(*max), _CMP_GT_OQ)) {
-        float new_max = _mm512_reduce_max_ps(top);
-        __m512 factor = exp2_vec(_mm512_set1_ps(*max - new_max));
+    bool first = *max == -INFINITY;
+    if (__builtin_expect(_mm512_cmp_ps_mask(top, _mm512_set1_ps(first ? -INFINITY : LAZY), _CMP_GT_OQ), 0)) {
+        float rise = _mm512_reduce_max_ps(top);
+        __m512 factor = first ? _mm512_setzero_ps() : exp2_vec(_mm512_set1_ps(-rise));
         for (int c = 0; c < o_vecs; c++) _mm512_store_ps(o + c * VW, _mm512_mul_ps(_mm512_load_ps(o + c * VW), factor));
         total = _mm512_mul_ps(total, factor);
-        *max = new_max;
-    }
-    if (*max == -INFINITY) { /* nothing seen so far: all keys lie before the window */
+        UNROLL for (int c = 0; c < VECS; c++) x[c] = _mm512_sub_ps(x[c], _mm512_set1_ps(rise));
+        *max = first ? rise : *max + rise;
+    } else if (first) { /* nothing seen so far: all keys lie before the window */
         memset(p, 0, PAIRS * sizeof *p);
         return;
     }
-    __m512 m = _mm512_set1_ps(*max), e[VECS];
+    __m512 e[VECS];
     UNROLL for (int c = 0; c < VECS; c++) {
-        e[c] = exp2_vec(_mm512_sub_ps(x[c], m));
-        total = _mm512_add_ps(total, e[c]);
+        e[c] = exp2_vec(x[c]);
+        total = _mm512_fmadd_ps(e[c], one, total); /* a sum; adders are busier here than multipliers */
     }
     _mm512_store_ps(sum, total);
     _mm512_store_si512(p, (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]));
@@ -157,14 +174,19 @@ static void register_tile(const unit *u, int q, int rows, int t0, const uint32_t
     float s[ROWS * ATTN_TILE] __attribute__((aligned(64)));
     uint32_t p[ROWS * PAIRS] __attribute__((aligned(64)));
     int seen[ROWS], ld = u->o_vecs * VW;
-    for (int r = 0; r < rows; r++) seen[r] = attn_min(ATTN_TILE, u->row0 + (q + r) / u->group + 1 - t0);
+    float start[ROWS];
+    for (int r = 0; r < rows; r++) {
+        seen[r] = attn_min(ATTN_TILE, u->row0 + (q + r) / u->group + 1 - t0);
+        start[r] = b->max[q + r] == -INFINITY ? 0 : -b->max[q + r];
+    }
     int n_vecs = (seen[rows - 1] + VW - 1) / VW; /* the last row sees most */
-    scores_of[n_vecs - 1][rows - 1](u->n_pairs, b->q + (size_t)q * (size_t)u->n_pairs, k, s);
+    scores_of[n_vecs - 1][rows - 1](u->n_pairs, b->q + (size_t)q * (size_t)u->n_pairs, k, start, s);
     for (int r = 0; r < rows; r++) {
         int row = u->row0 + (q + r) / u->group, from = u->a->window ? attn_min(ATTN_TILE - 1, row - u->a->window + 1 - t0) : 0;
         if (u->a->window && row - u->a->window + 1 - t0 >= ATTN_TILE) seen[r] = 0;
-        softmax_row(s + r * ATTN_TILE, n_vecs, from, seen[r], p + r * PAIRS, b->o + (size_t)(q + r) * (size_t)ld, u->o_vecs,
-                    b->max + q + r, b->sum + (size_t)(q + r) * VW);
+        float *o = b->o + (size_t)(q + r) * (size_t)ld, *max = b->max + q + r, *sum = b->sum + (size_t)(q + r) * VW;
+        if (seen[r] == ATTN_TILE && from <= 0) softmax_row(true, s + r * ATTN_TILE, VECS, 0, ATTN_TILE, p + r * PAIRS, o, u->o_vecs, max, sum);
+        else softmax_row(false, s + r * ATTN_TILE, n_vecs, from, seen[r], p + r * PAIRS, o, u->o_vecs, max, sum);
     }
     int common = ATTN_TILE;
     for (int r = 0; r < rows; r++) common = attn_min(common, seen[r]);
@@ -180,14 +202,10 @@ static void register_tile(const unit *u, int q, int rows, int t0, const uint32_t
 static void unit_begin(const unit *u, int kv) {
     const attn_prefill *a = u->a;
     int d = a->head_dim, nq = u->n_rows * u->group;
-    float scale = a->scale * LOG2E;
-    for (int q = 0; q < nq; q++) {
-        const float *from = a->q + ((size_t)(u->row0 + q / u->group) * (size_t)a->n_heads + (size_t)(kv * u->group + q % u->group)) * (size_t)d;
-        uint32_t *to = u->b->q + (size_t)q * (size_t)u->n_pairs;
-        for (int c = 0; c < d; c += 2)
-            to[c / 2] = bf16_from_f32(from[c] * scale) | (uint32_t)(c + 1 < d ? bf16_from_f32(from[c + 1] * scale) : 0) << 16;
-        u->b->max[q] = -INFINITY;
-    }
+    for (int r = 0; r < u->n_rows; r++)
+        pack_rows(a->q + ((size_t)(u->row0 + r) * (size_t)a->n_heads + (size_t)(kv * u->group)) * (size_t)d, (size_t)d, u->group, d, a->scale * LOG2E,
+                  u->b->q + (size_t)(r * u->group) * (size_t)u->n_pairs);
+    for (int q = 0; q < nq; q++) u->b->max[q] = -INFINITY;
     memset(u->b->sum, 0, (size_t)nq * VW * sizeof(float));
     memset(u->b->o, 0, (size_t)nq * (size_t)u->o_vecs * VW * sizeof(float));
 }
@@ -240,18 +258,6 @@ void attn_prefill_avx512_bf16(const par *p, const attn_prefill *a) {
 
 /* ---- columns of the same attention (H2O, KVzip): scores rounded as above, whose log-sum-exps are at hand ---- */
 
-/* Rows of one head, scaled into base 2: [n_rows][n_pairs] dwords. */
-static void pack_rows(const float *q, size_t ldq, int n_rows, int d, float scale, uint32_t *to) {
-    const __m512 factor = _mm512_set1_ps(scale);
-    for (int r = 0; r < n_rows; r++, q += ldq, to += (d + 1) / 2) {
-        int c = 0;
-        for (; c + 2 * VW <= d; c += 2 * VW)
-            _mm512_storeu_si512(to + c / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_loadu_ps(q + c + VW), factor),
-                                                                        _mm512_mul_ps(_mm512_loadu_ps(q + c), factor)));
-        for (; c < d; c += 2) to[c / 2] = bf16_from_f32(q[c] * scale) | (uint32_t)(c + 1 < d ? bf16_from_f32(q[c + 1] * scale) : 0) << 16;
-    }
-}
-
 static uint64_t lanes_below(int n) { return n >= ATTN_TILE ? ~(uint64_t)0 : ((uint64_t)1 << attn_max(0, n)) - 1; }
 
 /* total (op)= the block's rows in order; a row counts for the lanes from .. seen - 1, both one more with every row. */
@@ -262,14 +268,15 @@ static void columns_block(const attn_columns *a, const uint32_t *q, const float 
     UNROLL for (int v = 0; v < VECS; v++) sum[v] = _mm512_setzero_ps();
     for (int first = 0; first < n_rows; first += ROWS) {
         int rows = attn_min(ROWS, n_rows - first);
-        scores_of[n_vecs - 1][rows - 1](n_pairs, q + (size_t)first * (size_t)n_pairs, k, s);
+        float start[ROWS];
+        for (int r = 0; r < rows; r++) start[r] = -lse[first + r] * LOG2E;
+        scores_of[n_vecs - 1][rows - 1](n_pairs, q + (size_t)first * (size_t)n_pairs, k, start, s);
         for (int r = 0; r < rows; r++) {
             uint64_t live = lanes_below(seen + first + r) & ~lanes_below(from + first + r);
-            __m512 shift = _mm512_set1_ps(lse[first + r] * LOG2E);
             UNROLL for (int v = 0; v < VECS; v++) {
                 if (v >= n_vecs) break;
                 __mmask16 m = (__mmask16)(live >> v * VW);
-                __m512 x = exp2_vec(_mm512_sub_ps(_mm512_load_ps(s + r * ATTN_TILE + v * VW), shift));
+                __m512 x = exp2_vec(_mm512_load_ps(s + r * ATTN_TILE + v * VW));
                 if (a->power == 2) x = _mm512_mul_ps(x, x);
                 sum[v] = a->max ? _mm512_mask_max_ps(sum[v], m, sum[v], x) : _mm512_mask_add_ps(sum[v], m, sum[v], x);
             }
