@@ -13,7 +13,8 @@
 # * llama.cpp is the tree in the source package llama-cpp-python 0.3.36, built for this CPU. With AVX512-FP16 ggml multiplies f16 rows in
 #   steps of 128, which throws heads of 64 into a scalar tail (3.6 times slower); there it is built without that instruction set. It is driven
 #   through its public API with llama-bench's defaults (batches of 2048 in pieces of 512), in peers/llama_times.c.
-# * OpenVINO GenAI 2026.4.1 comes from its pip package, reads the same file, and multiplies prompts in bf16 where the CPU can.
+# * OpenVINO GenAI 2026.4.1 comes from its pip package, reads the same file, and multiplies prompts in bf16 where the CPU can. Its steps are timed
+#   one by one through its pipeline of continuous batching, and the median counts.
 # * With one thread the time is CPU time of the process, for all three, so that another program's turn on the core counts for nobody; it
 #   counts threads beside the one asked for, if an engine starts any. With more threads it is wall time: then the machine must be quiet.
 # * Rounds go through all engines in turn, and the best round of each setting counts. Load average and read bandwidth are printed with it.

@@ -2,9 +2,10 @@
 
     openvino_times.py MODEL THREADS KV TEST...      KV: f16 u8 u4 evict kvcrush; TEST: prefill:N decode:N batch:N
 
-prints one line per test: NAME N tokens/s, and for decode also that of its prompt, as prefill. With one thread CPU time of the process, else wall time. A step's time is the difference
-between a call that makes 17 tokens and one that makes 1, so what a call costs is in neither. Run by bench/peers.sh.
+prints one line per test: NAME N tokens/s, and for decode also that of its prompt, as prefill. With one thread CPU time of the process, else wall time. Steps are timed one by one and
+the median of 16 counts: the difference of two calls, each with its prompt, is mostly noise (8 prompts take a hundred times as long as a step). Run by bench/peers.sh.
 """
+import statistics
 import sys
 import time
 
@@ -28,20 +29,25 @@ if kv in ("evict", "kvcrush"):
     scheduler.cache_eviction_config = genai.CacheEvictionConfig(32, 128, 672, genai.AggregationMode.NORM_SUM, kvcrush_config=crush)
 else:
     settings["KV_CACHE_PRECISION"] = kv
-pipe = genai.LLMPipeline(model, "CPU", scheduler_config=scheduler, **settings)
+pipe = genai.ContinuousBatchingPipeline(model, scheduler, "CPU", settings)
 rng = np.random.default_rng(1)
 
 
 def seconds(rows, n, n_new):
+    """Of each step: the first one reads all prompts and makes their first tokens."""
     config = genai.GenerationConfig()
     config.max_new_tokens = n_new
     config.ignore_eos = True
     config.do_sample = False
-    ids = ov.Tensor(rng.integers(100, 49000, (rows, n), dtype=np.int64))
-    mask = ov.Tensor(np.ones((rows, n), dtype=np.int64))
-    start = now()
-    pipe.generate(genai.TokenizedInputs(ids, mask), config)
-    return now() - start
+    prompts = rng.integers(100, 49000, (rows, 1, n), dtype=np.int64)
+    handles = [pipe.add_request(i, ov.Tensor(prompt), config) for i, prompt in enumerate(prompts)]  # a request ends with its handle
+    steps = []
+    while pipe.has_non_finished_requests():
+        start = now()
+        pipe.step()
+        steps.append(now() - start)
+    assert all(h.get_status() == genai.GenerationStatus.FINISHED for h in handles), "OpenVINO dropped a request"
+    return steps
 
 
 seconds(1, 16, 2)
@@ -49,10 +55,8 @@ for test in tests:
     name, n = test.split(":")
     n = int(n)
     rows = SEQS if name == "batch" else 1
-    first = seconds(rows, n, 1)
-    rate = n / first
-    if name == "decode" and n > 1:
-        print(f"prefill {n} {rate:.2f}", flush=True)
+    first, *steps = seconds(rows, n, 1 if name == "prefill" else 1 + STEPS)
+    if name == "prefill" or name == "decode" and n > 1:
+        print(f"prefill {n} {n / first:.2f}", flush=True)
     if name != "prefill":
-        rate = STEPS * rows / (seconds(rows, n, 1 + STEPS) - first)
-    print(f"{name} {n} {rate:.2f}", flush=True)
+        print(f"{name} {n} {rows / statistics.median(steps):.2f}", flush=True)
