@@ -94,7 +94,7 @@ typedef struct attn_decode_buf {
     float *tile;       /* K: [head_dim][ATTN_TILE], V: [ATTN_TILE][round16(head_dim)] */
     float *s;          /* [n_queries][ATTN_TILE] scores on codes; probabilities times V step (few queries: of all groups); w8: [ATTN_P_LD] of one query */
     float *p;          /* [n_queries][ATTN_P_LD] scores, then probabilities, of a cut */
-    float *v_step, *v_zero; /* [KV_MAX_GROUPS][ATTN_P_LD] */
+    float *v_step, *v_zero; /* [KV_MAX_GROUPS][ATTN_P_LD]; w8: v_zero + middle code v_step in place of v_zero */
     /* in integers */
     uint8_t *q_int;    /* [n_queries][4 codes_query_floats] arranged as the codes lie */
     float *unit;       /* [n_queries] p times it is a score (integers times it are q) */

@@ -46,18 +46,10 @@ void cache_append(cache *c, int layer, int head, int row, const float *k, const 
                     &pos);
 }
 
-static void touch(const uint8_t *from, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 1);
-}
 void cache_append_ahead(const cache *c, int layer, int head) {
     const page_list *hot = cache_list(c, layer, head, 0);
     const page_layout *l = &c->layout[0];
-    const uint8_t *page = cache_page(c, hot, hot->n_items / l->cap);
-    size_t slot = hot->n_items % l->cap, k = (size_t)l->head_dim * l->fmt.k_bits / 8, v = (size_t)l->head_dim * l->fmt.v_bits / 8;
-    if (kv_format_is_float(l->fmt)) touch(page + l->off_k + slot * k, k);
-    else touch(page + l->off_k + slot / 8 * 8 * k, 8 * k); /* of quantised keys 8 items are interleaved */
-    touch(page + l->off_v + slot * v, v);
-    for (size_t column = 0; column < l->meta_bytes; column += sizeof(f16)) touch(page + l->off_k_scale + column * l->cap + slot * sizeof(f16), 1);
+    page_prefetch(l, cache_page(c, hot, hot->n_items / l->cap), (int)(hot->n_items % l->cap));
 }
 
 void cache_commit(cache *c, int n_rows) {

@@ -339,6 +339,20 @@ void page_put(const page_layout *l, void *page, int slot0, int n, const float *k
     }
 }
 
+static void prefetch_bytes(const uint8_t *from, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + at, 1);
+}
+void page_prefetch(const page_layout *l, const void *page, int slot) {
+    const uint8_t *from = page;
+    size_t i = (size_t)slot, d = l->head_dim, k = d * l->fmt.k_bits / 8, v = d * l->fmt.v_bits / 8;
+    if (l->fmt.k_channels) return;
+    if (kv_format_is_float(l->fmt)) prefetch_bytes(from + l->off_k + i * k, k);
+    else prefetch_bytes(from + l->off_k + i / 8 * 8 * k, 8 * k); /* interleaved with its granule */
+    prefetch_bytes(from + l->off_v + i * v, v);
+    for (size_t column = 0; column < l->meta_bytes / sizeof(f16); column++)
+        prefetch_bytes(from + l->off_k_scale + (column * l->cap + i) * sizeof(f16), sizeof(f16));
+}
+
 void page_get(const page_layout *l, const void *page, int slot, float *k, float *v) {
     uint8_t code[KV_MAX_HEAD_DIM];
     assert(slot >= 0 && slot < l->cap);

@@ -49,6 +49,8 @@ MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, in
  * scores are set to 0. Formats with K per channel: slot0 and n are multiples of KV_TOKEN_GROUP. Rotated sides (format/rotate.h) are rotated in f32 first. */
 void page_put(const page_layout *l, void *page, int slot0, int n, const float *k, size_t ldk, const float *v, size_t ldv,
               const uint32_t *pos);
+/* Asks for the lines that page_put will write for one item: a hint for its speed. Formats with K per channel, which put whole groups: no hint. */
+void page_prefetch(const page_layout *l, const void *page, int slot);
 /* Decodes one item to f32 (either pointer may be NULL) as it is stored: rotated sides come rotated. */
 void page_get(const page_layout *l, const void *page, int slot, float *k /* [d] */, float *v /* [d] */);
 /* Moves one item with its columns; re-quantises downwards where formats differ (kv_format_can_move must hold). Within formats with K

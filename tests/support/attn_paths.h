@@ -1,12 +1,10 @@
 /* The attention ops of every ISA path that this CPU has, reference first; run with a team. */
 #ifndef KVLAB_TESTS_SUPPORT_ATTN_PATHS_H
 #define KVLAB_TESTS_SUPPORT_ATTN_PATHS_H
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/rng.h"
 #include "kernels/cpu/attn.h"
-#include "kernels/cpu/attn_plan.h"
 #include "kernels/cpu/isa.h"
 
 typedef struct attn_path {
@@ -55,17 +53,6 @@ static inline void attn_call_run(const attn_path *path, char op, void *args, int
     attn_call c = {path, args, op};
     par_run(n_threads, attn_call_body, &c);
     free(scratch);
-}
-
-/* to [d]: query q times scale as items of the layout meet it: on integers ('w'), keys of at most 4 bits take it rounded to 8 bits. That is part of what is
- * computed, so oracles do it too and bounds are those of all other rounding. */
-static inline void attn_query_met(const page_layout *l, char op, const float *q, int d, float scale, double *to) {
-    float most = 0;
-    for (int c = 0; c < d; c++) most = fmaxf(most, fabsf(q[c] * scale));
-    for (int c = 0; c < d; c++) {
-        float x = q[c] * scale;
-        to[c] = op == 'w' && codes_k_bytes(l) && most > 0 ? (double)rintf(x * (127 / most)) * (double)(most / 127) : (double)x;
-    }
 }
 
 static inline int attn_path_min(int a, int b) { return a < b ? a : b; }

@@ -26,6 +26,14 @@ static double round_query(const float *x, int d, float limit, double *to) {
     return (double)(max / limit);
 }
 
+void fast_query_met(const page_layout *l, char op, const float *q, int d, float scale, double *to) {
+    float x[KV_MAX_HEAD_DIM];
+    for (int c = 0; c < d; c++) to[c] = (double)(x[c] = q[c] * scale);
+    if (op != 'w' || !codes_k_bytes(l)) return;
+    double worth = round_query(x, d, query_limit(l), to);
+    for (int c = 0; c < d; c++) to[c] *= worth;
+}
+
 /* Items of one cut that the row sees, with what becomes of them. off: lanes before the first of them in its granule, or item group. */
 typedef struct cut {
     const attn_segment *seg;

@@ -19,4 +19,8 @@ typedef struct fast_answer {
 
 /* One query head of one row of a job; items: of each segment, those that the last row sees. p and p_slack are the caller's. */
 void fast_attention(const attn_job *j, const dense_items *items, int row, int head, fast_answer *a);
+
+/* to [d]: query q times scale as items of the layout meet it: on integers ('w'), keys of at most 4 bits take it rounded to 8 bits. That is part of what
+ * is computed, so oracles of plain attention do it too and their bounds are those of all other rounding. */
+void fast_query_met(const page_layout *l, char op, const float *q, int d, float scale, double *to);
 #endif

@@ -180,7 +180,7 @@ static void oracle(const head *h, char op, int row, int g, answer *a) {
     for (int s = 0; s < j->n_segs; s++) {
         int n = attn_seg_items(&j->seg[s], row), which = j->seg[s].out_rotated;
         double q[KV_MAX_HEAD_DIM];
-        attn_query_met(&h->layout[s], op, h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d), d, j->scale, q);
+        fast_query_met(&h->layout[s], op, h->q[j->seg[s].query] + (size_t)row * j->ldq + (size_t)(g * d), d, j->scale, q);
         for (int i = 0; i < n; i++) {
             const float *k = h->k + (size_t)(at + i) * (size_t)d, *v = h->v + (size_t)(at + i) * (size_t)d;
             double x = 0;
@@ -205,10 +205,11 @@ static void oracle(const head *h, char op, int row, int g, answer *a) {
     }
 }
 
-/* What a path may be off by from plain attention, relative to sum p max|v| of the whole output: how far the formula itself is from it. On integers ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to
- * sum |k| max|q| / 65534, which the huge scales that are drawn here make 2e-4 of the output in some seeds. Weights in bytes are off by half a step
- * of the largest of 64 lanes: 64 of them by 0.9 % of it in the root mean square, if codes lie at their limits, of which this is 2.8. How well a path
- * follows the formula is for check_fast, whose slack is some 100 times smaller. */
+/* What a path may be off by from plain attention, relative to sum p max|v| of the whole output: how far the formula itself is from it. On integers
+ * ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to sum |k| max|q| / 65534, which the huge scales that
+ * are drawn here make 2e-4 of the output in some seeds. Weights in bytes are off by half a step of the largest of 64 lanes: 64 of them by 0.9 % of it
+ * in the root mean square, if codes lie at their limits, of which this is 2.8. How well a path follows the formula is for check_fast, whose slack is
+ * some 100 times smaller. */
 static double bound_of(char op, const attn_job *j) {
     if (op != 'w') return 1e-5;
     for (int s = 0; s < j->n_segs; s++)

@@ -70,7 +70,7 @@ typedef struct answer {
 static void oracle(const items *it, const float *query, float scale, char op, answer *a) {
     double *s = malloc((size_t)it->n * sizeof *s), max = -INFINITY, sum = 0, most_q = 0, q[KV_MAX_HEAD_DIM];
     memset(a, 0, sizeof *a);
-    attn_query_met(&it->l, op, query, it->d, scale, q);
+    fast_query_met(&it->l, op, query, it->d, scale, q);
     for (int c = 0; c < it->d; c++) most_q = fmax(most_q, fabs(q[c]));
     for (int i = 0; i < it->n; i++) {
         double size = 0, all = 0;
@@ -215,11 +215,48 @@ static void scales_of_every_size(void **state) {
     }
 }
 
+/* Rows of zeros weigh all items alike, also those rows that see nothing of the last cut. */
+static void queries_of_zeros_give_the_mean(void **state) {
+    enum { ROWS = 24, GROUP = 3, D = 64, FEWEST = ATTN_CUT - ROWS / 2, LD = GROUP * D };
+    rng r = rng_make(seed_get(), 4);
+    attn_path paths[4];
+    int n_paths = attn_paths(paths);
+    static const float zeros[ROWS * LD];
+    static float out[ROWS * LD];
+    for (int f = 0; f < N_FORMATS; f++) {
+        items it;
+        items_open(&it, formats[f], D, 0, FEWEST + ROWS - 1);
+        for (int c = 0; c < it.n * D; c++) it.k[c] = rng_normal(&r), it.v[c] = rng_normal(&r);
+        items_put(&it);
+        attn_job j = {.q = {zeros, zeros, zeros, zeros}, .ldq = LD, .out = out, .ldo = LD, .n_rows = ROWS, .group = GROUP, .head_dim = D, .scale = 0.125f,
+                      .n_segs = 1, .seg = {{.layout = &it.l, .pages = it.pages, .n_items = FEWEST, .grows = true}}};
+        attn_batch b = {.jobs = &j, .n_jobs = 1, .pool_base = it.memory};
+        for (int i = 0; i < 2 * n_paths; i++) {
+            bool words = i % 2;
+            if (words && (!paths[i / 2].decode_words || kv_format_is_float(it.l.fmt))) continue;
+            memset(out, 0xff, sizeof out);
+            attn_call_run(&paths[i / 2], words ? 'w' : 'd', &b, 1);
+            double bound = !words ? 1e-5 : codes_v_bytes(&it.l) ? 2.5e-2 : 2e-4; /* of check, items being of size 1 */
+            for (int row = 0; row < ROWS; row++)
+                for (int c = 0; c < D; c++) {
+                    double mean = 0;
+                    for (int k = 0; k < FEWEST + row; k++) mean += (double)it.v[k * D + c] / (FEWEST + row);
+                    for (int g = 0; g < GROUP; g++)
+                        if (!(fabs((double)out[row * LD + g * D + c] - mean) <= bound))
+                            fail_msg("%s on %s in %s: row %d, head %d, channel %d is %g, the mean is %g", formats[f], paths[i / 2].name,
+                                     words ? "integers" : "f32", row, g, c, (double)out[row * LD + g * D + c], mean);
+                }
+        }
+        items_close(&it);
+    }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(float_rows_at_every_edge),
         cmocka_unit_test(huge_values_on_tiny_probabilities),
         cmocka_unit_test(scales_of_every_size),
+        cmocka_unit_test(queries_of_zeros_give_the_mean),
     };
     seed_begin(argc, argv);
     return seed_end(cmocka_run_group_tests_name("attn_edges", tests, NULL, NULL));
