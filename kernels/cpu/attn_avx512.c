@@ -21,6 +21,7 @@ ISA_TARGET_AVX512
 #include "kernels/cpu/attn_bytes.inc"
 #include "kernels/cpu/attn_codes.inc"
 #include "kernels/cpu/attn_weights.inc"
+#include "kernels/cpu/attn_units.inc"
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"
 #include "kernels/cpu/attn_mass.inc"

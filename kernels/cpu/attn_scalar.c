@@ -17,6 +17,7 @@
 #include "kernels/cpu/attn_words_scalar.inc"
 #include "kernels/cpu/attn_codes.inc"
 #include "kernels/cpu/attn_weights.inc"
+#include "kernels/cpu/attn_units.inc"
 #include "kernels/cpu/attn_decode.inc"
 #include "kernels/cpu/attn_prefill.inc"
 #include "kernels/cpu/attn_mass.inc"
