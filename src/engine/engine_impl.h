@@ -64,6 +64,7 @@ typedef struct rows_pass {
     float *q, *k, *v;    /* [m][n_heads * d], [m][n_kv * d] */
     float *attn;         /* [m][n_heads * d] attention output */
     const rope_table *rope;
+    bool kv_only;        /* nobody reads these rows' queries: q stays as it is */
 } rows_pass;
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids);
 void rows_qkv(const par *p, const rows_pass *r, const model_layer *y);           /* norm, QKV; not yet rotated */

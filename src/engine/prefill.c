@@ -77,29 +77,46 @@ static void keep_layer(const par *p, prefill *a, int layer) {
     par_barrier(p);
 }
 
-static MUST err layer_of(const par *p, prefill *a, int layer) {
+/* The first row of the last layer whose query, attention or output anybody reads: statistics read all of them, snapshots and signals the
+ * tail, logits the last row. Those before it have K and V there and nothing else. */
+static int first_read(const prefill *a) {
+    if (a->stats.n) return 0;
+    if (a->snap || (a->fin && policy_get_needs(a->fin->s->pol)->n_signals)) return a->n_tokens - a->n_tail;
+    return a->n_tokens - (a->logits != NULL);
+}
+
+static void attend(const par *p, const prefill *a, int layer, int first) {
     engine *e = a->e;
     const model_params *mp = &e->m->p;
+    attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = e->lse.p, .n_tokens = a->n_tokens, .n_heads = mp->n_heads,
+                       .n_kv = mp->n_kv, .head_dim = mp->head_dim, .first = first, .window = e->m->layers[layer].window, .scale = mp->attn_scale,
+                       .scratch = e->op.p};
+    e->m->be->attn_prefill(p, &at);
+    par_barrier(p);
+}
+
+static MUST err layer_of(const par *p, prefill *a, int layer) {
+    engine *e = a->e;
     const model_layer *y = &e->m->layers[layer];
+    bool last = layer + 1 == e->m->p.n_layers;
+    int read = last ? first_read(a) : 0;
     if (a->stats.n) statistics_begin(p, &a->stats, e);
-    for (int first = 0; first < a->n_tokens; first += PREFILL_ROWS) {
-        int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
+    for (int first = 0, m; first < a->n_tokens; first += m) {
+        int end = first < read ? read : a->n_tokens;
+        m = end - first < PREFILL_ROWS ? end - first : PREFILL_ROWS;
         rows_pass r = prefill_rows(e, first, m);
+        r.kv_only = first < read;
         if (layer == 0) rows_embed(p, &r, a->ids + first);
         rows_qkv(p, &r, y);
         if (a->stats.n) statistics_queries(p, &a->stats, e, r.q, first, m);
         rows_rope_and_round(p, &r, y);
         prefill_scatter_kv(p, &r, first, a->n_tokens);
     }
-    attn_prefill at = {.q = e->q.p, .k = e->kh.p, .v = e->vh.p, .out = e->attn.p, .lse = e->lse.p, .n_tokens = a->n_tokens,
-                       .n_heads = mp->n_heads, .n_kv = mp->n_kv, .head_dim = mp->head_dim, .window = y->window, .scale = mp->attn_scale, .scratch = e->op.p};
-    e->m->be->attn_prefill(p, &at);
-    par_barrier(p);
+    if (read < a->n_tokens) attend(p, a, layer, read);
     statistics_layer(p, &a->stats, e, layer, a->n_tokens);
     if (a->snap) keep_layer(p, a, layer);
     else if (a->fin) TRY(finish_layer(p, a->fin, layer));
-    /* after the last layer only the last row is needed */
-    int start = layer + 1 < mp->n_layers ? 0 : a->n_tokens - 1;
+    int start = !last ? 0 : a->n_tokens - (a->logits != NULL);
     for (int first = start; first < a->n_tokens; first += PREFILL_ROWS) {
         int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
         rows_pass r = prefill_rows(e, first, m);

@@ -23,7 +23,7 @@ MUST err rows_reserve(engine *e, int m) {
 }
 
 rows_pass rows_make(engine *e, int m) {
-    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p, NULL};
+    return (rows_pass){e, m, e->ids_pos.p, e->x.p, e->q.p, e->k.p, e->v.p, e->attn.p, NULL, false};
 }
 
 void rows_embed(const par *p, const rows_pass *r, const int32_t *ids) {
@@ -57,18 +57,18 @@ void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
     be->rms_norm(p, r->x, y->attn_norm, mp->norm_eps, r->m, mp->n_embd, r->e->norm.p);
     par_barrier(p);
     act a = prepare(p, r, r->e->norm.p, mp->n_embd);
-    be->linear(p, y->q, &a, r->q, q_dim, false);
+    if (!r->kv_only) be->linear(p, y->q, &a, r->q, q_dim, false);
     be->linear(p, y->k, &a, r->k, kv_dim, false);
     be->linear(p, y->v, &a, r->v, kv_dim, false);
     par_barrier(p);
     if (y->q_bias) {
-        add_bias(p, r->q, y->q_bias, r->m, (int)q_dim);
+        if (!r->kv_only) add_bias(p, r->q, y->q_bias, r->m, (int)q_dim);
         add_bias(p, r->k, y->k_bias, r->m, (int)kv_dim);
         add_bias(p, r->v, y->v_bias, r->m, (int)kv_dim);
         par_barrier(p);
     }
     if (y->q_norm) { /* each head by itself, in place */
-        be->rms_norm(p, r->q, y->q_norm, mp->norm_eps, r->m * mp->n_heads, mp->head_dim, r->q);
+        if (!r->kv_only) be->rms_norm(p, r->q, y->q_norm, mp->norm_eps, r->m * mp->n_heads, mp->head_dim, r->q);
         be->rms_norm(p, r->k, y->k_norm, mp->norm_eps, r->m * mp->n_kv, mp->head_dim, r->k);
         par_barrier(p);
     }
@@ -89,7 +89,7 @@ void rows_rope_and_round(const par *p, const rows_pass *r, const model_layer *y)
     const backend *be = r->e->m->be;
     size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
     const rope_table *rope = r->rope ? r->rope : y->rope;
-    be->rope(p, rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
+    if (!r->kv_only) be->rope(p, rope, r->pos, r->q, q_dim, r->m, mp->n_heads, mp->head_dim);
     be->rope(p, rope, r->pos, r->k, kv_dim, r->m, mp->n_kv, mp->head_dim);
     par_barrier(p);
     round_rows(p, r);
