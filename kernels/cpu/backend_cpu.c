@@ -9,7 +9,15 @@
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/signals.h"
 
-#define LINEAR_OPS(isa)                                                                                                \
+/* Rows made by `path` and prepared for linear layers by `row`. */
+#define PREPARE_OPS(name, path, row)                                                                                   \
+    static void norm_prepare_##name(const par *p, const float *x, const float *weight, float eps, float *y, act *a) {  \
+        norm_prepare_##path(p, x, weight, eps, y, a, row);                                                             \
+    }                                                                                                                  \
+    static void gate_prepare_##name(const par *p, bool gelu, const float *gate, const float *up, float *y, act *a) {   \
+        gate_prepare_##path(p, gelu, gate, up, y, a, row);                                                             \
+    }
+#define LINEAR_OPS(isa, path)                                                                                          \
     static void linear_fast_##isa(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy,            \
                                   bool accumulate) {                                                                   \
         linear_fast(&linear_##isa, p, w, a, y, ldy, accumulate);                                                       \
@@ -20,18 +28,25 @@
     }                                                                                                                  \
     static void act_prepare_fast_##isa(const par *p, act *a) {                                                         \
         act_prepare_fast(&linear_##isa, p, a);                                                                         \
-    }
-LINEAR_OPS(scalar)
-LINEAR_OPS(avx2)
-LINEAR_OPS(avxvnni)
-LINEAR_OPS(avx512)
+    }                                                                                                                  \
+    static void act_row_##isa(const act *a, int row) {                                                                 \
+        act_row_fast(&linear_##isa, a, row);                                                                           \
+    }                                                                                                                  \
+    PREPARE_OPS(fast_##isa, path, act_row_##isa)                                                                       \
+    PREPARE_OPS(exact_##isa, path, NULL)
+LINEAR_OPS(scalar, scalar)
+LINEAR_OPS(avx2, avx2)
+LINEAR_OPS(avxvnni, avx2)
+LINEAR_OPS(avx512, avx512)
+PREPARE_OPS(reference_fast, reference, act_row_reference)
+PREPARE_OPS(reference_exact, reference, NULL)
 
-#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, linear_op, prefill, columns, form, decode) \
+#define TABLE(backend_name, isa_string, path, math_value, pack, bytes, prepare, rows, linear_op, prefill, columns, form, decode) \
     {                                                                                                                  \
         .name = backend_name, .isa = isa_string, .math = math_value, .weight_pack = pack, .weight_free = weight_free,  \
         .weight_gather = weight_gather, .weight_run_free = weight_run_free,                                             \
         .weight_bytes = weight_bytes, .act_bytes = bytes, .act_prepare = prepare, .linear = linear_op,                 \
-        .rms_norm = rms_norm_##path, .silu_mul = silu_mul_##path, .gelu_mul = gelu_mul_##path, .rope = rope_##path, \
+        .norm_prepare = norm_prepare_##rows, .gate_prepare = gate_prepare_##rows, .rms_norm = rms_norm_##path, .rope = rope_##path, \
         .round_f16 = round_f16_##path, .row_moments = row_moments_##path,                                              \
         .prefill_scratch_bytes = attn_prefill_scratch_bytes, .attn_prefill = prefill,                                  \
         .mass_scratch_bytes = attn_mass_scratch_bytes, .attn_mass = attn_mass_##path,                                  \
@@ -44,10 +59,10 @@ LINEAR_OPS(avx512)
 #define CPU_TABLES(isa_string, path, lin, prefill_fast, columns_fast, form_fast)                                       \
     {                                                                                                                  \
         [MATH_FAST] = TABLE("cpu", isa_string, path, MATH_FAST, weight_pack_panels, act_bytes_fast,                    \
-                            act_prepare_fast_##lin, linear_fast_##lin, prefill_fast, columns_fast, form_fast,          \
+                            act_prepare_fast_##lin, fast_##lin, linear_fast_##lin, prefill_fast, columns_fast, form_fast,          \
                             attn_decode_words_##path),                                                                 \
         [MATH_EXACT] = TABLE("cpu", isa_string, path, MATH_EXACT, weight_pack_panels, act_bytes_exact,                 \
-                             act_prepare_none, linear_exact_##lin, attn_prefill_##path, attn_columns_##path,          \
+                             act_prepare_none, exact_##lin, linear_exact_##lin, attn_prefill_##path, attn_columns_##path,          \
                              item_form_##path, attn_decode_##path),                                                    \
     }
 
@@ -61,10 +76,10 @@ static const backend tables[ISA_N][2] = {
 };
 static const backend reference[2] = {
     [MATH_FAST] = TABLE("reference", "scalar", reference, MATH_FAST, weight_pack_rows, act_bytes_fast,
-                        act_prepare_reference, linear_reference_fast, attn_prefill_reference, attn_columns_reference,
+                        act_prepare_reference, reference_fast, linear_reference_fast, attn_prefill_reference, attn_columns_reference,
                         item_form_reference, attn_decode_reference),
     [MATH_EXACT] = TABLE("reference", "scalar", reference, MATH_EXACT, weight_pack_rows, act_bytes_exact,
-                         act_prepare_none, linear_reference_exact, attn_prefill_reference, attn_columns_reference,
+                         act_prepare_none, reference_exact, linear_reference_exact, attn_prefill_reference, attn_columns_reference,
                         item_form_reference, attn_decode_reference),
 };
 

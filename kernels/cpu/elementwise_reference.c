@@ -16,22 +16,31 @@ void rms_norm_reference(const par *p, const float *x, const float *weight, float
     }
 }
 
-void silu_mul_reference(const par *p, const float *gate, const float *up, float *y, size_t n) {
+void norm_prepare_reference(const par *p, const float *x, const float *weight, float eps, float *y, act *a,
+                            act_row_fn *prepare) {
     ptrdiff_t lo, hi;
-    par_range(p, (ptrdiff_t)n, &lo, &hi);
-    for (ptrdiff_t i = lo; i < hi; i++) {
-        float sigmoid_inverse = 1.0f + vexp(-gate[i]);
-        y[i] = gate[i] / sigmoid_inverse * up[i];
-    }
+    rms_norm_reference(p, x, weight, eps, a->m, a->k, y);
+    par_range(p, a->m, &lo, &hi); /* as rms_norm divides rows */
+    for (ptrdiff_t r = lo; r < hi && prepare; r++) prepare(a, (int)r);
 }
 
-void gelu_mul_reference(const par *p, const float *gate, const float *up, float *y, size_t n) {
+static float silu(float g) {
+    float sigmoid_inverse = 1.0f + vexp(-g);
+    return g / sigmoid_inverse;
+}
+static float gelu_tanh(float g) {
+    float cube = g * g * g;
+    float sigmoid_inverse = 1.0f + vexp(GELU_A * (g + GELU_B * cube));
+    return g / sigmoid_inverse;
+}
+
+void gate_prepare_reference(const par *p, bool gelu, const float *gate, const float *up, float *y, act *a,
+                            act_row_fn *prepare) {
     ptrdiff_t lo, hi;
-    par_range(p, (ptrdiff_t)n, &lo, &hi);
-    for (ptrdiff_t i = lo; i < hi; i++) {
-        float g = gate[i], cube = g * g * g;
-        float sigmoid_inverse = 1.0f + vexp(GELU_A * (g + GELU_B * cube));
-        y[i] = g / sigmoid_inverse * up[i];
+    par_range(p, a->m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++) {
+        for (ptrdiff_t i = r * a->k; i < (r + 1) * a->k; i++) y[i] = (gelu ? gelu_tanh(gate[i]) : silu(gate[i])) * up[i];
+        if (prepare) prepare(a, (int)r);
     }
 }
 

@@ -11,11 +11,15 @@ size_t act_bytes_exact(int m, int k) {
 }
 void act_prepare_none(const par *p, act *a) {}
 
+void act_row_fast(const linear_isa *isa, const act *a, int row) {
+    size_t n = act_blocks(a->k);
+    if (n) isa->quantise(a->x + (size_t)row * (size_t)a->k, n, (act_block *)a->q + (size_t)row * n);
+}
+
 void act_prepare_fast(const linear_isa *isa, const par *p, act *a) {
-    act_block *q = a->q;
-    ptrdiff_t lo, hi, n = (ptrdiff_t)a->m * (ptrdiff_t)act_blocks(a->k); /* rows follow one another without a gap */
-    par_range(p, n, &lo, &hi);
-    for (ptrdiff_t i = lo; i < hi; i++) isa->quantise(a->x + i * QBLOCK, &q[i]);
+    ptrdiff_t lo, hi;
+    par_range(p, a->m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++) act_row_fast(isa, a, (int)r);
 }
 
 /* Columns [col0, col0 + n) of a tile to y. */

@@ -36,7 +36,7 @@ typedef struct linear_isa {
     quant_decode *decode[PACK_N_QUANTISED];
     void (*f16_decode)(const uint16_t *src, size_t n, float *out); /* n a multiple of 32 */
     void (*bf16_decode)(const uint16_t *src, size_t n, float *out);
-    void (*quantise)(const float *x, act_block *out); /* QBLOCK values */
+    void (*quantise)(const float *x, size_t n, act_block *out); /* n blocks */
     int wide_rows; /* quantised tiles of so many rows take both halves of a panel in one pass, higher ones in two */
 } linear_isa;
 
@@ -50,10 +50,12 @@ void linear_exact(const linear_isa *isa, const par *p, const packed_weight *w, c
 size_t act_bytes_fast(int m, int k);
 size_t act_bytes_exact(int m, int k);
 void act_prepare_fast(const linear_isa *isa, const par *p, act *a);
+void act_row_fast(const linear_isa *isa, const act *a, int row); /* the same of one row */
 
 /* The reference: rows as in the file, one output at a time. */
 void linear_reference_fast(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
 void linear_reference_exact(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
 void act_prepare_reference(const par *p, act *a);
+void act_row_reference(const act *a, int row);
 void act_prepare_none(const par *p, act *a); /* exact: activations are used as they are */
 #endif

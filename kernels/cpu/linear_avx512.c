@@ -42,24 +42,7 @@ INLINE vi q4_total(vi s) { return s; }
 INLINE vi q8_dot(const pack_form F, vi s, vi w, vi q) { return _mm512_dpbusd_epi32(s, w, q); }
 #define Q8_START(F, isum) vi_set1((F) == PACK_Q8_MIN ? 0 : -128 * (isum)) /* sum (code + 128) q = sum code q + 128 sum q */
 #include "kernels/cpu/linear_tiles.inc"
-
-static void quantise(const float *x, act_block *out) {
-    __m512 v0 = _mm512_loadu_ps(x), v1 = _mm512_loadu_ps(x + 16);
-    const __m512i abs_mask = _mm512_set1_epi32(0x7fffffff);
-    __m512i a0 = _mm512_and_si512(_mm512_castps_si512(v0), abs_mask),
-            a1 = _mm512_and_si512(_mm512_castps_si512(v1), abs_mask);
-    float max = f32_from_bits((uint32_t)_mm512_reduce_max_epi32(_mm512_max_epi32(a0, a1))); /* NaN is above infinity */
-    float inverse;
-    act_block_scale(max, &out->scale, &inverse);
-    __m512 s = _mm512_set1_ps(inverse);
-    __mmask16 keep = inverse > 0 ? 0xffff : 0;
-    __m512i q0 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v0, s)),
-            q1 = _mm512_maskz_cvtps_epi32(keep, _mm512_mul_ps(v1, s));
-    _mm_storeu_si128((__m128i *)out->q, _mm512_cvtepi32_epi8(q0));
-    _mm_storeu_si128((__m128i *)(out->q + 16), _mm512_cvtepi32_epi8(q1));
-    out->isum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
-    out->sum = out->scale * (float)out->isum;
-}
+#include "kernels/cpu/quantise_zmm.inc"
 
 LINEAR_ISA(linear_avx512)
 #pragma GCC pop_options

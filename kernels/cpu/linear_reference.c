@@ -83,8 +83,12 @@ static void quantise(const float *x, act_block *out) {
     }
     out->sum = out->scale * (float)out->isum;
 }
+void act_row_reference(const act *a, int row) {
+    size_t n = act_blocks(a->k);
+    for (size_t i = (size_t)row * n; i < ((size_t)row + 1) * n; i++) quantise(a->x + i * QBLOCK, (act_block *)a->q + i);
+}
 void act_prepare_reference(const par *p, act *a) {
-    ptrdiff_t lo, hi, n = (ptrdiff_t)a->m * (ptrdiff_t)act_blocks(a->k);
-    par_range(p, n, &lo, &hi);
-    for (ptrdiff_t i = lo; i < hi; i++) quantise(a->x + i * QBLOCK, (act_block *)a->q + i);
+    ptrdiff_t lo, hi;
+    par_range(p, a->m, &lo, &hi);
+    for (ptrdiff_t r = lo; r < hi; r++) act_row_reference(a, (int)r);
 }

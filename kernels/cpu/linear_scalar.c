@@ -84,7 +84,7 @@ static void bf16_decode(const uint16_t *src, size_t n, float *out) {
     for (size_t i = 0; i < n; i++) out[i] = bf16_to_f32(src[i]);
 }
 
-static void quantise(const float *x, act_block *out) {
+static void quantise_block(const float *x, act_block *out) {
     uint32_t max = 0; /* bits of |x| order as the values do, NaN above infinity */
     for (int i = 0; i < QBLOCK; i++) {
         uint32_t u = f32_bits(x[i]) & 0x7fffffffu;
@@ -100,6 +100,9 @@ static void quantise(const float *x, act_block *out) {
     }
     out->isum = sum;
     out->sum = out->scale * (float)sum;
+}
+static void quantise(const float *x, size_t n, act_block *out) {
+    for (size_t i = 0; i < n; i++) quantise_block(x + i * QBLOCK, &out[i]);
 }
 
 const linear_isa linear_scalar = {

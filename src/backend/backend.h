@@ -178,12 +178,14 @@ typedef struct backend {
 
     size_t (*act_bytes)(int m, int k);
     void (*act_prepare)(const par *p, act *a); /* fills a->q from a->x */
+    /* The same of rows that are made here, each prepared while it is in cache; y is a->x. y = rms_norm(x); y = silu(gate) * up, or
+     * gelu(gate) * up in its tanh form, where y may be gate. */
+    void (*norm_prepare)(const par *p, const float *x, const float *weight, float eps, float *y, act *a);
+    void (*gate_prepare)(const par *p, bool gelu, const float *gate, const float *up, float *y, act *a);
     /* y[r][o] (+)= sum_k w[o][k] a[r][k] for all m rows; y row stride ldy */
     void (*linear)(const par *p, const packed_weight *w, const act *a, float *y, size_t ldy, bool accumulate);
 
     void (*rms_norm)(const par *p, const float *x, const float *weight, float eps, int m, int n, float *y);
-    void (*silu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = silu(gate) * up */
-    void (*gelu_mul)(const par *p, const float *gate, const float *up, float *y, size_t n); /* y = gelu(gate) * up, tanh form */
     /* in place on x [m][n_heads][head_dim] (row stride ldx); pos[m] */
     void (*rope)(const par *p, const rope_table *t, const uint32_t *pos, float *x, size_t ldx, int m, int n_heads, int head_dim);
     void (*round_f16)(const par *p, float *x, size_t n); /* each value once to f16 precision, in place */

@@ -48,7 +48,8 @@ MUST err engine_snapshot(engine *e, const int32_t *ids, int n, snapshot **out);
 
 MUST err seq_create(engine *e, cache_space *space, policy *p, uint64_t seed, seq **out);
 void seq_destroy(seq *s);
-/* Prompt into an empty sequence, then compression; logits of the last token [n_vocab] (may be NULL). */
+/* Prompt into an empty sequence, then compression; logits of the last token [n_vocab] (may be NULL). Of the last layer only those rows attend
+ * that statistics, signals or these logits read. */
 MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits);
 /* The same result from a snapshot. */
 MUST err seq_fork(engine *e, cache_space *space, const snapshot *snap, policy *p, uint64_t seed, float *logits, seq **out);

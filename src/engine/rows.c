@@ -42,6 +42,15 @@ static act prepare(const par *p, const rows_pass *r, const float *x, int k) {
     return a;
 }
 
+/* The same of norm(x) [m][n_embd], which goes to the engine's buffer. */
+static act prepare_norm(const par *p, const rows_pass *r, const float *weight) {
+    engine *e = r->e;
+    act a = {r->m, e->m->p.n_embd, e->norm.p, e->act.p};
+    e->m->be->norm_prepare(p, r->x, weight, e->m->p.norm_eps, e->norm.p, &a);
+    par_barrier(p);
+    return a;
+}
+
 /* x [m][n] += bias [n] */
 static void add_bias(const par *p, float *x, const float *bias, int m, int n) {
     ptrdiff_t lo, hi;
@@ -54,9 +63,7 @@ void rows_qkv(const par *p, const rows_pass *r, const model_layer *y) {
     const model_params *mp = &r->e->m->p;
     const backend *be = r->e->m->be;
     size_t q_dim = (size_t)mp->n_heads * (size_t)mp->head_dim, kv_dim = (size_t)mp->n_kv * (size_t)mp->head_dim;
-    be->rms_norm(p, r->x, y->attn_norm, mp->norm_eps, r->m, mp->n_embd, r->e->norm.p);
-    par_barrier(p);
-    act a = prepare(p, r, r->e->norm.p, mp->n_embd);
+    act a = prepare_norm(p, r, y->attn_norm);
     if (!r->kv_only) be->linear(p, y->q, &a, r->q, q_dim, false);
     be->linear(p, y->k, &a, r->k, kv_dim, false);
     be->linear(p, y->v, &a, r->v, kv_dim, false);
@@ -119,23 +126,19 @@ void rows_output_and_ffn(const par *p, const rows_pass *r, const model_layer *y)
     engine *e = r->e;
     act a = prepare(p, r, r->attn, mp->n_heads * mp->head_dim);
     add_linear(p, r, y->o, &a, y->post_attn_norm);
-    be->rms_norm(p, r->x, y->ffn_norm, mp->norm_eps, r->m, mp->n_embd, e->norm.p);
-    par_barrier(p);
-    a = prepare(p, r, e->norm.p, mp->n_embd);
+    a = prepare_norm(p, r, y->ffn_norm);
     be->linear(p, y->gate, &a, e->gate.p, (size_t)mp->n_ff, false);
     be->linear(p, y->up, &a, e->up.p, (size_t)mp->n_ff, false);
     par_barrier(p);
-    (mp->gelu ? be->gelu_mul : be->silu_mul)(p, e->gate.p, e->up.p, e->gate.p, (size_t)r->m * (size_t)mp->n_ff);
+    a = (act){r->m, mp->n_ff, e->gate.p, e->act.p};
+    be->gate_prepare(p, mp->gelu, e->gate.p, e->up.p, e->gate.p, &a);
     par_barrier(p);
-    a = prepare(p, r, e->gate.p, mp->n_ff);
     add_linear(p, r, y->down, &a, y->post_ffn_norm);
 }
 
 void rows_logits(const par *p, const rows_pass *r, float *logits) {
     const model *m = r->e->m;
-    m->be->rms_norm(p, r->x, m->out_norm, m->p.norm_eps, r->m, m->p.n_embd, r->e->norm.p);
-    par_barrier(p);
-    act a = prepare(p, r, r->e->norm.p, m->p.n_embd);
+    act a = prepare_norm(p, r, m->out_norm);
     m->be->linear(p, m->head, &a, logits, (size_t)m->p.n_vocab, false);
     par_barrier(p);
 }

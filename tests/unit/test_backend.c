@@ -16,7 +16,8 @@ static void whole(const backend *b) {
     assert_non_null(b->act_prepare);
     assert_non_null(b->linear);
     assert_non_null(b->rms_norm);
-    assert_non_null(b->silu_mul);
+    assert_non_null(b->norm_prepare);
+    assert_non_null(b->gate_prepare);
     assert_non_null(b->rope);
     assert_non_null(b->prefill_scratch_bytes);
     assert_non_null(b->attn_prefill);

@@ -95,14 +95,13 @@ static void do_rms_norm(const par *p, void *arg) {
     op_args *a = arg;
     a->b->rms_norm(p, a->x, a->w, 1e-5f, a->m, a->n, a->y);
 }
-static void do_silu_mul(const par *p, void *arg) {
-    op_args *a = arg;
-    a->b->silu_mul(p, a->x, a->w, a->y, (size_t)a->n);
+/* Rows of no whole block: nothing is prepared. */
+static void gate(const par *p, const op_args *a, bool gelu) {
+    act rows = {.m = a->m, .k = a->n, .x = a->y};
+    a->b->gate_prepare(p, gelu, a->x, a->w, a->y, &rows);
 }
-static void do_gelu_mul(const par *p, void *arg) {
-    const op_args *a = arg;
-    a->b->gelu_mul(p, a->x, a->w, a->y, (size_t)a->n);
-}
+static void do_silu_mul(const par *p, void *arg) { gate(p, arg, false); }
+static void do_gelu_mul(const par *p, void *arg) { gate(p, arg, true); }
 static void do_rope(const par *p, void *arg) {
     op_args *a = arg;
     a->b->rope(p, a->table, a->pos, a->y, a->ldx, a->m, a->n_heads, a->n);
@@ -164,13 +163,15 @@ static void rms_norm_is_right(void **state) {
 static void silu_mul_is_right(void **state) {
     rng r = rng_make(seed_get(), 4);
     for (int n = 1; n < 300; n += 1 + (int)rng_below(&r, 20)) {
-        float *gate = random_floats(&r, (size_t)n, 8), *up = random_floats(&r, (size_t)n, 1);
+        if (n % 32 == 0) continue;
+        int m = 1 + n % 3, size = m * n;
+        float *gate = random_floats(&r, (size_t)size, 8), *up = random_floats(&r, (size_t)size, 1);
         if (n > 3) gate[n / 2] = -120, gate[n / 3] = 0;
-        float *y = malloc(sizeof *y * (size_t)n);
-        memset(y, 0, sizeof *y * (size_t)n);
-        op_args a = {.x = gate, .w = up, .y = y, .n = n};
-        check_op(do_silu_mul, &a, (size_t)n);
-        for (int i = 0; i < n; i++) {
+        float *y = malloc(sizeof *y * (size_t)size);
+        memset(y, 0, sizeof *y * (size_t)size);
+        op_args a = {.x = gate, .w = up, .y = y, .m = m, .n = n};
+        check_op(do_silu_mul, &a, (size_t)size);
+        for (int i = 0; i < size; i++) {
             double want = gate[i] / (1 + exp(-(double)gate[i])) * up[i];
             assert_true(fabs(y[i] - want) <= fabs(want) * 4 * 0x1p-23 + 1e-36);
         }
@@ -183,13 +184,15 @@ static void silu_mul_is_right(void **state) {
 static void gelu_mul_is_right(void **state) {
     rng r = rng_make(seed_get(), 7);
     for (int n = 1; n < 300; n += 1 + (int)rng_below(&r, 20)) {
-        float *gate = random_floats(&r, (size_t)n, 4), *up = random_floats(&r, (size_t)n, 1);
+        if (n % 32 == 0) continue;
+        int m = 1 + n % 3, size = m * n;
+        float *gate = random_floats(&r, (size_t)size, 4), *up = random_floats(&r, (size_t)size, 1);
         if (n > 3) gate[n / 2] = -60, gate[n / 3] = 0;
-        float *y = malloc(sizeof *y * (size_t)n);
-        memset(y, 0, sizeof *y * (size_t)n);
-        op_args a = {.x = gate, .w = up, .y = y, .n = n};
-        check_op(do_gelu_mul, &a, (size_t)n);
-        for (int i = 0; i < n; i++) {
+        float *y = malloc(sizeof *y * (size_t)size);
+        memset(y, 0, sizeof *y * (size_t)size);
+        op_args a = {.x = gate, .w = up, .y = y, .m = m, .n = n};
+        check_op(do_gelu_mul, &a, (size_t)size);
+        for (int i = 0; i < size; i++) {
             double g = gate[i], z = sqrt(2 / 3.14159265358979323846) * (g + 0.044715 * g * g * g), want = 0.5 * g * (1 + tanh(z)) * up[i];
             assert_true(fabs(y[i] - want) <= fabs(want) * 16 * 0x1p-23 + fabs(g * up[i]) * 0x1p-22);
         }
@@ -256,6 +259,66 @@ static void round_f16_is_the_same_everywhere(void **state) {
     }
 }
 
+/* ---- rows made and prepared together ---- */
+typedef struct prepare_args {
+    const backend *b;
+    const float *x, *w;
+    float *y;
+    void *q, *again; /* of the op, and of act_prepare from y */
+    int m, k, op;    /* 0: norm, 1: silu, 2: gelu */
+} prepare_args;
+static void do_prepare(const par *p, void *arg) {
+    prepare_args *a = arg;
+    act made = {a->m, a->k, a->y, a->q}, again = {a->m, a->k, a->y, a->again};
+    if (a->op == 0) a->b->norm_prepare(p, a->x, a->w, 1e-5f, a->y, &made);
+    else a->b->gate_prepare(p, a->op == 2, a->x, a->w, a->y, &made);
+    par_barrier(p);
+    a->b->act_prepare(p, &again);
+}
+static void assert_prepared(prepare_args *a, const char *isa, int threads, const float *y, const void *q) {
+    size_t n = (size_t)a->m * (size_t)a->k, bytes;
+    assert_int_equal(backend_find(isa ? "cpu" : "reference", isa ? isa : "auto", MATH_FAST, &a->b), OK);
+    bytes = a->b->act_bytes(a->m, a->k);
+    memset(a->y, 0, n * sizeof *a->y);
+    memset(a->q, 0, bytes);
+    memset(a->again, 0, bytes);
+    par_run(threads, do_prepare, a);
+    const char *name = isa ? isa : "reference";
+    if (y && memcmp(a->y, y, n * sizeof *y)) fail_msg("op %d, %d rows of %d: %s with %d threads differs", a->op, a->m, a->k, name, threads);
+    if (q && memcmp(a->q, q, bytes)) fail_msg("op %d, %d rows of %d: %s with %d threads prepares otherwise", a->op, a->m, a->k, name, threads);
+    if (memcmp(a->q, a->again, bytes)) fail_msg("op %d, %d rows of %d: %s prepares rows otherwise than act_prepare", a->op, a->m, a->k, name);
+}
+static void rows_are_prepared_as_by_themselves(void **state) {
+    static const int widths[] = {32, 64, 96, 128, 160, 224, 576, 1536};
+    static const float special[] = {0, 0, 1e-33f, 1e-42f, 1e38f, INFINITY, NAN};
+    const char *isas[MAX_ISAS];
+    int n_isas = backend_isas(isas, MAX_ISAS);
+    rng r = rng_make(seed_get(), 8);
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        for (int round = 0; round < 12; round++) {
+            int k = widths[i], m = 1 + (int)rng_below(&r, 7), op = round % 3;
+            size_t n = (size_t)m * (size_t)k;
+            float *x = random_floats(&r, n, 2), *w = random_floats(&r, op ? n : (size_t)k, 1);
+            for (int b = 0; b < m * k / 32; b++) /* some blocks are not ordinary */
+                if (op && rng_below(&r, 4) == 0) {
+                    float v = special[rng_below(&r, 7)];
+                    for (int c = 0; c < 32; c++)
+                        if (v < 1 || c == 5) w[b * 32 + c] = v;
+                }
+            prepare_args a = {.x = x, .w = w, .m = m, .k = k, .op = op};
+            size_t bytes = (n / 32 + 1) * 256;
+            float *want = malloc(n * sizeof *want);
+            void *want_q = malloc(bytes);
+            a.y = malloc(n * sizeof *a.y), a.q = malloc(bytes), a.again = malloc(bytes);
+            assert_prepared(&a, NULL, 1, NULL, NULL);
+            memcpy(want, a.y, n * sizeof *want);
+            memcpy(want_q, a.q, bytes);
+            for (int j = 0; j < n_isas; j++)
+                for (int threads = 1; threads <= 3; threads++) assert_prepared(&a, isas[j], threads, want, want_q);
+            free(x), free(w), free(want), free(want_q), free(a.y), free(a.q), free(a.again);
+        }
+}
+
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -264,6 +327,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(rms_norm_is_right),
         cmocka_unit_test(silu_mul_is_right),
         cmocka_unit_test(gelu_mul_is_right),
+        cmocka_unit_test(rows_are_prepared_as_by_themselves),
         cmocka_unit_test(rope_rotates_pairs_and_nothing_else),
         cmocka_unit_test(round_f16_is_the_same_everywhere),
     };
