@@ -5,6 +5,17 @@
 #pragma GCC push_options
 ISA_TARGET_AVX2
 #define NAME(op)   op##_avx2
+typedef struct squares { __m256d lo, hi; } squares;
+static inline squares squares_zero(void) { return (squares){_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline squares squares_add(squares s, const float *x) { /* products are exact: one rounding, as of a sum */
+    __m256d lo = _mm256_cvtps_pd(_mm_loadu_ps(x)), hi = _mm256_cvtps_pd(_mm_loadu_ps(x + 4));
+    return (squares){_mm256_fmadd_pd(lo, lo, s.lo), _mm256_fmadd_pd(hi, hi, s.hi)};
+}
+static inline void squares_store(squares s, double *to) {
+    _mm256_storeu_pd(to, s.lo);
+    _mm256_storeu_pd(to + 4, s.hi);
+}
+
 #define SILU_LANES 8
 static inline void silu_lanes(const float *gate, const float *up, float *y) {
     __m256 g = _mm256_loadu_ps(gate), e = vexp_x8(_mm256_xor_ps(g, _mm256_set1_ps(-0.0f)));

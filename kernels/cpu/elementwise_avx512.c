@@ -5,6 +5,14 @@
 #pragma GCC push_options
 ISA_TARGET_AVX512
 #define NAME(op)   op##_avx512
+typedef __m512d squares;
+static inline squares squares_zero(void) { return _mm512_setzero_pd(); }
+static inline squares squares_add(squares s, const float *x) { /* products are exact: one rounding, as of a sum */
+    __m512d d = _mm512_cvtps_pd(_mm256_loadu_ps(x));
+    return _mm512_fmadd_pd(d, d, s);
+}
+static inline void squares_store(squares s, double *to) { _mm512_storeu_pd(to, s); }
+
 #define SILU_LANES 16
 static inline void silu_lanes(const float *gate, const float *up, float *y) {
     __m512 g = _mm512_loadu_ps(gate), e = vexp_x16(_mm512_xor_ps(g, _mm512_set1_ps(-0.0f)));
