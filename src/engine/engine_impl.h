@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 
 enum {
-    PREFILL_ROWS = 512, /* rows of a prompt that go through the linear layers together */
+    PREFILL_ROWS = 512, /* most rows of a prompt that go through the linear layers together */
     EXTEND_ROWS = 128,  /* rows of one extend pass */
 };
 
@@ -76,6 +76,7 @@ rows_pass rows_make(engine *e, int m);
 
 /* Pieces of a prefill of n tokens: room, the pass over rows first .. first + m - 1, their K and V into the layer's [n_kv][n][d]. */
 MUST err prefill_reserve(engine *e, int n);
+int prefill_chunk(const engine *e, int n_left); /* rows that go through the linear layers together, of n_left */
 rows_pass prefill_rows(engine *e, int first, int m);
 void prefill_scatter_kv(const par *p, const rows_pass *r, int first, int n_tokens);
 

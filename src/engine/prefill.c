@@ -17,10 +17,19 @@ typedef struct prefill {
     err e_out;
 } prefill;
 
+/* Few rows stay in L2 from one linear layer to the next, and the caches that cores share are slow when others use them, too. But a thread's share of
+ * a narrow matrix must not become too small. */
+int prefill_chunk(const engine *e, int n_left) {
+    enum { TWO_THREADS = 96 };
+    int rows = (e->threads + 1) / 2 * TWO_THREADS;
+    if (rows > PREFILL_ROWS) rows = PREFILL_ROWS;
+    return n_left < rows ? n_left : rows;
+}
+
 MUST err prefill_reserve(engine *e, int n) {
     const model_params *p = &e->m->p;
     size_t f = sizeof(float) * (size_t)n, q_dim = (size_t)p->n_heads * (size_t)p->head_dim, kv_dim = (size_t)p->n_kv * (size_t)p->head_dim;
-    TRY(rows_reserve(e, n < PREFILL_ROWS ? n : PREFILL_ROWS));
+    TRY(rows_reserve(e, prefill_chunk(e, n)));
     TRY(scratch_need(&e->x, MEM_SCRATCH, f * (size_t)p->n_embd));
     TRY(scratch_need(&e->q, MEM_SCRATCH, f * q_dim));
     TRY(scratch_need(&e->attn, MEM_SCRATCH, f * q_dim));
@@ -102,8 +111,7 @@ static MUST err layer_of(const par *p, prefill *a, int layer) {
     int read = last ? first_read(a) : 0;
     if (a->stats.n) statistics_begin(p, &a->stats, e);
     for (int first = 0, m; first < a->n_tokens; first += m) {
-        int end = first < read ? read : a->n_tokens;
-        m = end - first < PREFILL_ROWS ? end - first : PREFILL_ROWS;
+        m = prefill_chunk(e, (first < read ? read : a->n_tokens) - first);
         rows_pass r = prefill_rows(e, first, m);
         r.kv_only = first < read;
         if (layer == 0) rows_embed(p, &r, a->ids + first);
@@ -117,8 +125,8 @@ static MUST err layer_of(const par *p, prefill *a, int layer) {
     if (a->snap) keep_layer(p, a, layer);
     else if (a->fin) TRY(finish_layer(p, a->fin, layer));
     int start = !last ? 0 : a->n_tokens - (a->logits != NULL);
-    for (int first = start; first < a->n_tokens; first += PREFILL_ROWS) {
-        int m = a->n_tokens - first < PREFILL_ROWS ? a->n_tokens - first : PREFILL_ROWS;
+    for (int first = start, m; first < a->n_tokens; first += m) {
+        m = prefill_chunk(e, a->n_tokens - first);
         rows_pass r = prefill_rows(e, first, m);
         rows_output_and_ffn(p, &r, y);
     }

@@ -140,8 +140,8 @@ static void probe_body(const par *p, void *arg) {
     for (int layer = 0; layer < mp->n_layers; layer++) {
         const model_layer *y = &e->m->layers[layer];
         load_layer(p, a, layer);
-        for (int first = a->n; first < all; first += PREFILL_ROWS) {
-            rows_pass r = rows_at(a, y, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
+        for (int first = a->n; first < all; first += prefill_chunk(e, all - first)) {
+            rows_pass r = rows_at(a, y, first, prefill_chunk(e, all - first));
             if (layer == 0) rows_embed(p, &r, a->ids + (first - a->n));
             rows_qkv(p, &r, y);
             if (a->normalised) keep_norms(p, a, &r, first);
@@ -157,8 +157,8 @@ static void probe_body(const par *p, void *arg) {
         par_barrier(p);
         if (measured) score_sliding_chunk(p, a, layer);
         if (layer + 1 == mp->n_layers) break;
-        for (int first = a->n; first < all; first += PREFILL_ROWS) {
-            rows_pass r = rows_at(a, y, first, all - first < PREFILL_ROWS ? all - first : PREFILL_ROWS);
+        for (int first = a->n; first < all; first += prefill_chunk(e, all - first)) {
+            rows_pass r = rows_at(a, y, first, prefill_chunk(e, all - first));
             rows_output_and_ffn(p, &r, y);
         }
     }
