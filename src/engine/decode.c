@@ -18,6 +18,7 @@ typedef struct decode {
     const int32_t *ids;
     const uint32_t *pos, *slot_pos; /* [m] absolute, and the query's cache slot (StreamingLLM) */
     bool any_slot, rotates_k, rotates_v; /* some tier is stored rotated */
+    bool any_live;  /* attention of every layer goes into live scores */
     attn_job *jobs; /* of all layers: jobs_of(layer) each */
     float *logits;  /* [m][n_vocab] or NULL */
 } decode;
@@ -86,8 +87,9 @@ static void decode_body(const par *p, void *arg) {
     for (int layer = 0; layer < mp->n_layers; layer++) {
         const model_layer *y = &e->m->layers[layer];
         append_ahead(p, a, layer);
+        r.kv_only = layer + 1 == mp->n_layers && !a->logits && !a->any_live; /* nobody reads more of the last layer */
         rows_qkv(p, &r, y);
-        if (a->any_slot) { /* rotated from the unrotated query with the same table: no eviction gives the same bits as plain */
+        if (a->any_slot && !r.kv_only) { /* rotated from the unrotated query with the same table: no eviction gives the same bits as plain */
             ptrdiff_t lo, hi;
             par_range(p, a->m, &lo, &hi);
             memcpy((float *)e->q_slot.p + (size_t)lo * q_dim, r.q + (size_t)lo * q_dim, sizeof(float) * (size_t)(hi - lo) * q_dim);
@@ -95,6 +97,10 @@ static void decode_body(const par *p, void *arg) {
             be->rope(p, y->rope, a->slot_pos, e->q_slot.p, q_dim, a->m, mp->n_heads, mp->head_dim);
         }
         rows_rope_and_round(p, &r, y);
+        if (r.kv_only) {
+            append_rows(p, a, &r, layer);
+            break;
+        }
         if (a->rotates_k) rotate_queries(p, a, r.q, e->q_rotated.p);
         if (a->rotates_k && a->any_slot) rotate_queries(p, a, e->q_slot.p, e->q_slot_rotated.p);
         append_rows(p, a, &r, layer);
@@ -183,6 +189,7 @@ static MUST err run_rows(engine *e, const row_group *groups, int n_groups, int m
         if (have + grp->n > e->context)
             return ERR(ERR_USAGE, "%d tokens after %d exceed the context of %d", grp->n, have, e->context);
         a.any_slot |= policy_get_needs(grp->s->pol)->slot_sinks > 0;
+        a.any_live |= policy_get_needs(grp->s->pol)->live.on;
     }
     TRY(decode_reserve(&a));
     for (int g = 0; g < n_groups; g++) {

@@ -54,7 +54,7 @@ MUST err seq_prefill(seq *s, const int32_t *ids, int n, float *logits);
 /* The same result from a snapshot. */
 MUST err seq_fork(engine *e, cache_space *space, const snapshot *snap, policy *p, uint64_t seed, float *logits, seq **out);
 MUST err seq_clone(const seq *s, seq **out);
-/* n tokens onto the cache; logits [n][n_vocab] for every one of them, or NULL. */
+/* n tokens onto the cache; logits [n][n_vocab] for every one of them, or NULL: then the last layer only takes their K and V, unless scores are live. */
 MUST err seq_extend(seq *s, const int32_t *ids, int n, float *logits);
 /* One token for each of n sequences of the same engine with one weight pass; logits [n][n_vocab]. */
 MUST err engine_step(engine *e, seq **seqs, const int32_t *ids, int n, float *logits);

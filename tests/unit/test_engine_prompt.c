@@ -37,10 +37,16 @@ static void attn_prefill_spoiling(const par *p, const attn_prefill *a) {
     }
     par_barrier(p);
 }
+static int n_attended; /* layers of decode */
+static void attn_decode_counting(const par *p, const attn_batch *b) {
+    if (p->ith == 0) n_attended++;
+    real->attn_decode(p, b);
+}
 static void spoil(engine *e) {
     real = e->m->be;
     spoiling = *real;
     spoiling.attn_prefill = attn_prefill_spoiling;
+    spoiling.attn_decode = attn_decode_counting;
     e->m->be = &spoiling;
 }
 
@@ -181,6 +187,38 @@ static void rows_are_left_out_by_what_is_read(void **state) {
     }
 }
 
+/* Rows appended without logits attend in all layers but the last, unless scores are live, and leave what rows with logits leave. */
+static void rows_without_logits_skip_the_last_layer(void **state) {
+    static const char *const more[] = {
+        "{tiers: [k8v4]}",
+        "{tiers: [k4v4g32r]}",
+        "{budget: 0.4, protect: {recent: 16}, trigger: {prefill: true, slack: 1}, score: {column: {reduce: sum, group: mean, live: true}}, quota: fixed, select: top_k, tiers: [f16]}",
+        "{budget: 0.4, protect: {sink: 4}, positions: slot, score: recency, quota: fixed, select: top_k, tiers: [f16]}",
+    };
+    enum { N = 100 };
+    for (int i = 0; i < 4; i++) {
+        world w = world_open(tiny_model_file("tiny.gguf", tiny_model_default()), MATH_FAST, 2, "auto", more[i]);
+        int n_layers = w.e->m->p.n_layers;
+        float *x = calloc((size_t)w.n_vocab * MORE, sizeof *x), *y = calloc((size_t)w.n_vocab, sizeof *y);
+        seq *a, *b;
+        assert_ok(seq_create(w.e, w.space, w.p, 7, &a));
+        assert_ok(seq_prefill(a, w.ids, N, NULL));
+        assert_ok(seq_clone(a, &b));
+        assert_ok(seq_extend(a, w.ids + N, MORE, x));
+        n_attended = 0;
+        assert_ok(seq_extend(b, w.ids + N, 1, NULL));
+        assert_int_equal(n_attended, i == 2 ? n_layers : n_layers - 1);
+        assert_ok(seq_extend(b, w.ids + N + 1, MORE - 2, NULL));
+        assert_ok(seq_extend(b, w.ids + N + MORE - 1, 1, y));
+        assert_equal(&w, x + (size_t)w.n_vocab * (MORE - 1), y, 1, N, "rows before without logits");
+        free(x);
+        free(y);
+        seq_destroy(a);
+        seq_destroy(b);
+        world_close(&w);
+    }
+}
+
 int main(int argc, char **argv) {
     seed_begin(argc, argv);
     const struct CMUnitTest tests[] = {
@@ -188,6 +226,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(it_is_so_on_every_path),
         cmocka_unit_test(it_is_so_where_the_last_layer_slides),
         cmocka_unit_test(rows_are_left_out_by_what_is_read),
+        cmocka_unit_test(rows_without_logits_skip_the_last_layer),
     };
     return seed_end(cmocka_run_group_tests(tests, NULL, NULL));
 }
