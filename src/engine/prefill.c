@@ -20,9 +20,8 @@ typedef struct prefill {
 /* Few rows stay in L2 from one linear layer to the next, and the caches that cores share are slow when others use them, too. But a thread's share of
  * a narrow matrix must not become too small. */
 int prefill_chunk(const engine *e, int n_left) {
-    enum { TWO_THREADS = 96 };
-    int rows = (e->threads + 1) / 2 * TWO_THREADS;
-    if (rows > PREFILL_ROWS) rows = PREFILL_ROWS;
+    enum { THREAD_ROWS = 48 };
+    int rows = e->threads < PREFILL_ROWS / THREAD_ROWS ? e->threads * THREAD_ROWS : PREFILL_ROWS;
     return n_left < rows ? n_left : rows;
 }
 

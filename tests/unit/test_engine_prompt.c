@@ -14,7 +14,7 @@
 #include "tests/support/policies.h"
 #include "tests/support/seed.h"
 
-enum { MAX_N = 600, MORE = 6, CHUNK = 96 };
+enum { MAX_N = 600, MORE = 6, CHUNK = 48 };
 
 /* ---- the backend with attention that spoils what it is not asked for ---- */
 
