@@ -68,19 +68,27 @@ policy_shape engine_policy_shape(const engine *e) {
     return policy_shape_of_model(p, e->context);
 }
 
-MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_bytes, cache_space **out) {
+/* Pages for the tiers. Sliding layers hold few items whatever the hint. */
+static MUST err choose_layouts(const engine *e, const policy *p, int tokens_hint, page_layout *out) {
     const policy_needs *need = policy_get_needs(p);
     const model_params *mp = &e->m->p;
+    int d = mp->head_dim, pos_bytes = !need->pos_column ? 0 : e->context <= 65536 ? 2 : 4;
+    for (int t = 0; t < need->n_tiers && need->page_bytes; t++)
+        TRY(page_layout_make(need->tiers[t], d, pos_bytes, need->score_column, (size_t)need->page_bytes, &out[t]));
+    if (need->page_bytes) return OK;
+    if (policy_is_full(p) && need->n_tiers == 1 && !mp->window)
+        return page_layout_search_full(need->tiers[0], d, pos_bytes, need->score_column, tokens_hint, out);
+    return page_layout_search(need->tiers, need->n_tiers, d, pos_bytes, need->score_column, tokens_hint, out);
+}
+
+MUST err cache_space_create(engine *e, policy *p, int tokens_hint, size_t max_bytes, cache_space **out) {
     cache_space *s;
     TRY(engine_declare(e, p));
     TRY(mem_alloc(MEM_OTHER, sizeof *s, &s));
     s->e = e;
-    s->n_tiers = need->n_tiers;
+    s->n_tiers = policy_get_needs(p)->n_tiers;
     err r;
-    int pos_bytes = !need->pos_column ? 0 : e->context <= 65536 ? 2 : 4;
-    if (!need->page_bytes) GOTO(fail, r, page_layout_search(need->tiers, need->n_tiers, mp->head_dim, pos_bytes, need->score_column, tokens_hint, s->layouts));
-    for (int t = 0; t < need->n_tiers && need->page_bytes; t++)
-        GOTO(fail, r, page_layout_make(need->tiers[t], mp->head_dim, pos_bytes, need->score_column, (size_t)need->page_bytes, &s->layouts[t]));
+    GOTO(fail, r, choose_layouts(e, p, tokens_hint, s->layouts));
     GOTO(fail, r, policy_bind(p, s->layouts));
     GOTO(fail, r, pool_create(s->layouts[0].page_bytes, max_bytes, &s->pages));
     *out = s;

@@ -101,6 +101,11 @@ static double worst_slack(const page_layout *l, int n_tiers) {
     return worst;
 }
 
+/* Pages at head_dim 64, scaled by it. */
+enum { LEAST_PAGE = 2048, USUAL_PAGE = 8192 };
+static const double slack_ceiling[KV_MAX_TIERS] = {0.02, 0.03, 0.04, 0.05};
+static size_t scaled(size_t bytes, int head_dim) { return round_up(bytes * (size_t)head_dim / 64, 64); }
+
 /* The best page size of lo .. hi: within the ceiling if any is, then of least expected waste. best starts at infinity. */
 typedef struct layout_choice {
     double best;
@@ -109,7 +114,6 @@ typedef struct layout_choice {
 
 static void search_sizes(const kv_format *fmts, int n_tiers, const page_layout *columns, double items, size_t lo, size_t hi,
                          layout_choice *c, page_layout *out) {
-    static const double slack_ceiling[KV_MAX_TIERS] = {0.02, 0.03, 0.04, 0.05};
     for (size_t bytes = lo; bytes <= hi; bytes += 64) {
         page_layout l[KV_MAX_TIERS];
         int t = 0;
@@ -133,7 +137,7 @@ err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos
     TRY(check_columns(pos_bytes));
     for (int t = 0; t < n_tiers; t++) TRY(kv_format_check(fmts[t], head_dim));
 
-    size_t lo = round_up((size_t)2048 * head_dim / 64, 64), hi = round_up((size_t)8192 * head_dim / 64, 64);
+    size_t lo = scaled(LEAST_PAGE, head_dim), hi = scaled(USUAL_PAGE, head_dim);
     double items = (double)(items_hint > 0 ? items_hint : 1) / n_tiers;
     page_layout columns = {.head_dim = (uint16_t)head_dim, .pos_bytes = (uint8_t)pos_bytes, .has_score = has_score};
     layout_choice c = {.best = INFINITY};
@@ -143,5 +147,17 @@ err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos
         return ERR(ERR_UNSUPPORTED,
                    "page layout: no page size of %zu to %zu bytes holds %d items of every tier at head_dim %d", lo, 2 * hi,
                    MIN_ITEMS, head_dim);
+    return OK;
+}
+
+err page_layout_search_full(kv_format fmt, int head_dim, int pos_bytes, bool has_score, int items_hint, page_layout *out) {
+    TRY(page_layout_search(&fmt, 1, head_dim, pos_bytes, has_score, items_hint, out));
+    size_t item = out->payload_bytes + out->meta_bytes + out->column_bytes;
+    for (size_t cap = out->cap, bytes; (bytes = round_up(cap * item, 64)) <= scaled(USUAL_PAGE, head_dim); cap++) {
+        page_layout l;
+        bool power = (cap & (cap - 1)) == 0, few = (double)bytes > 0.01 * (double)item * items_hint;
+        if (!power || few || !lay_out(fmt, head_dim, pos_bytes, has_score, bytes, &l)) continue;
+        if (l.cap == cap && worst_slack(&l, 1) <= slack_ceiling[0]) *out = l;
+    }
     return OK;
 }

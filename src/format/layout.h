@@ -43,6 +43,9 @@ MUST err page_layout_make(kv_format fmt, int head_dim, int pos_bytes, bool has_s
  * half a page per (head, tier) at `items_hint` items per head; fills all layouts with it. */
 MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos_bytes, bool has_score, int items_hint,
                             page_layout *out /* [n_tiers] */);
+/* The same for one tier that holds every item of a head: with many of them the largest power of two of items that a page of up to 8 KiB takes, as
+ * long as half a page is at most 0.5 % of what items_hint items need. Attention reads longer runs faster (kernels/lab/LOG.md, D12). */
+MUST err page_layout_search_full(kv_format fmt, int head_dim, int pos_bytes, bool has_score, int items_hint, page_layout *out);
 
 /* ---- the portable reference codec; SIMD codecs equal it bit for bit ---- */
 /* Quantises and stores items: rows i = 0..n-1 of k and v ([n][ld] f32) go to slots slot0+i. pos may be NULL without the column;

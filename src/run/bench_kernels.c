@@ -42,15 +42,15 @@ static void pages_close(pages_case *c) {
     mem_free(c->pages), mem_free(c->jobs), mem_free(c->layers), mem_free(c->q), mem_free(c->out), mem_free(c->kv), mem_free(c->pos);
     mem_free(c->scratch);
 }
-/* Pages are handed out head by head, as to a prompt, or in turns over the heads, as to steps. */
+/* Pages as of a policy that keeps everything, handed out head by head, as to a prompt, or in turns over the heads, as to steps. */
 static err pages_open(const model_params *mp, kv_format f, int n_items, bool in_turns, pages_case *c) {
-    TRY(page_layout_make(f, mp->head_dim, 2, false, PAGE_BYTES, &c->l));
+    TRY(page_layout_search_full(f, mp->head_dim, 0, false, n_items, &c->l));
     size_t item = (size_t)mp->n_kv * (c->l.payload_bytes + c->l.meta_bytes) * (size_t)n_items, d = (size_t)mp->head_dim;
     c->n_layers = mp->n_layers;
     if (n_items > 8192 && item * (size_t)mp->n_layers > long_set) c->n_layers = (int)((long_set + item - 1) / item);
     int n_jobs = c->n_layers * mp->n_kv, n_pages = (n_items + (int)c->l.cap - 1) / (int)c->l.cap, group = mp->n_heads / mp->n_kv;
     c->n_items = n_items;
-    TRY(pool_create(PAGE_BYTES, 0, &c->pool));
+    TRY(pool_create(c->l.page_bytes, 0, &c->pool));
     TRY(mem_alloc(MEM_OTHER, sizeof *c->pages * (size_t)n_jobs * (size_t)n_pages, &c->pages));
     TRY(mem_alloc(MEM_OTHER, sizeof *c->jobs * (size_t)n_jobs, &c->jobs));
     TRY(mem_alloc(MEM_OTHER, sizeof *c->layers * (size_t)c->n_layers, &c->layers));
@@ -65,7 +65,7 @@ static err pages_open(const model_params *mp, kv_format f, int n_items, bool in_
             page_ref *page = &c->pages[(size_t)i * (size_t)n_pages + (size_t)k];
             TRY(pool_alloc(c->pool, page));
             if (k + i == 0) c->be->page_put(&c->l, pool_page(base, *page), 0, (int)c->l.cap, c->kv, d, c->kv, d, c->pos);
-            else memcpy(pool_page(base, *page), pool_page(base, c->pages[0]), PAGE_BYTES);
+            else memcpy(pool_page(base, *page), pool_page(base, c->pages[0]), c->l.page_bytes);
         }
     for (int i = 0; i < n_jobs; i++) {
         size_t head = (size_t)(i % mp->n_kv) * (size_t)group * d;

@@ -28,7 +28,8 @@ static err page_of(const model_params *p, kv_format f, page_layout *l, double *s
     kv_format tiers[2] = {{.k_bits = 16, .v_bits = 16}, f};
     page_layout both[2];
     int n = f.k_channels ? 2 : 1;
-    TRY(page_layout_search(tiers + 2 - n, n, p->head_dim, 0, false, p->context, both));
+    if (n == 1 && !p->window) TRY(page_layout_search_full(f, p->head_dim, 0, false, p->context, both));
+    else TRY(page_layout_search(tiers + 2 - n, n, p->head_dim, 0, false, p->context, both));
     *l = both[n - 1];
     *slack = 1 - (double)l->cap * (l->payload_bytes + l->meta_bytes) / l->page_bytes;
     return OK;

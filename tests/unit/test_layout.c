@@ -172,6 +172,37 @@ static void short_contexts_get_smaller_pages(void **state) {
     assert_true(many_bytes <= few_bytes);
 }
 
+/* Powers of two of items within 8 KiB, as long as half a page is at most 0.5 % of all items' bytes; else what the search for any policy gives. */
+static void tiers_that_hold_everything_get_long_pages(void **state) {
+    static const char *const names[] = {"f32", "f16", "k8v8", "k8v4", "k4v4g32", "k4v2", "k3v3", "k1v1", "q8_0"};
+    static const int dims[] = {64, 80, 96, 128, 256}, hints[] = {0, 64, 1000, 4096, 8000, 32768, 1 << 20};
+    for (size_t s = 0; s < sizeof names / sizeof *names; s++)
+        for (int i = 0; i < 5 * 7 * 3; i++) {
+            int d = dims[i % 5], hint = hints[i / 5 % 7], columns = i / 35;
+            kv_format f = parse(names[s]);
+            page_layout any, full;
+            if (kv_format_check(f, d)) continue;
+            assert_int_equal(page_layout_search(&f, 1, d, 2 * columns, columns > 1, hint, &any), OK);
+            assert_int_equal(page_layout_search_full(f, d, 2 * columns, columns > 1, hint, &full), OK);
+            check_layout(&full);
+            if (full.page_bytes == any.page_bytes) {
+                assert_int_equal(full.cap, any.cap);
+                continue;
+            }
+            double item = full.payload_bytes + full.meta_bytes + full.column_bytes, used = item * full.cap;
+            assert_true(full.cap > any.cap && (full.cap & (full.cap - 1)) == 0);
+            assert_true(full.page_bytes <= 8192u * (unsigned)d / 64 && full.page_bytes - used <= 0.02 * full.page_bytes);
+            assert_true(0.5 * full.page_bytes <= 0.005 * item * hint);
+        }
+    static const struct { const char *name; int hint, cap; } known[] = {
+        {"f16", 1000, 8}, {"f16", 4096, 32}, {"k8v4", 1000, 24}, {"k8v4", 4096, 32}, {"k8v4", 8000, 64}, {"k4v2", 32768, 128}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        page_layout l;
+        assert_int_equal(page_layout_search_full(parse(known[i].name), 64, 0, false, known[i].hint, &l), OK);
+        assert_int_equal(l.cap, known[i].cap);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sections_are_apart_and_inside_the_page),
@@ -179,6 +210,7 @@ int main(void) {
         cmocka_unit_test(impossible_pages_are_refused),
         cmocka_unit_test(search_keeps_slack_low),
         cmocka_unit_test(short_contexts_get_smaller_pages),
+        cmocka_unit_test(tiers_that_hold_everything_get_long_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
