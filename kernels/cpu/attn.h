@@ -17,10 +17,12 @@ ATTN_DECLARE(avx2)
 ATTN_DECLARE(avx512)
 #undef ATTN_DECLARE
 /* Decode with queries and weights of quantised items in integers (fast math): within 1e-3 of sum p max|v|, with weights in 8
- * bits (values of at most 4 bits, attn_codes.inc) within 2.5e-2; queries that are rounded to 8 bits (keys of at most 4) are taken as rounded.
+ * bits (values of at most 4 bits, attn_codes.inc) within 2.5e-2; queries that are rounded to 8 bits, or most of whose runs are (keys of at most 4
+ * bits; of 8 beside values of at most 4), are taken as rounded.
  *
  * The integer kernels alone: codes times integers, which every path computes alike. granule: K (V) of 8 items each, padded to 4 more that can be read; n_lanes
- * items. Scores: q [nq][head_dim], -127 .. 127 where codes_k_bytes holds, channel group g, at most ATTN_TILE items, arranged: scratch of
+ * items. Scores: q [nq][head_dim], -127 .. 127 where codes_k_bytes holds, or codes_k_runs but for codes_runs_wide
+ * runs within -RUNS_MAX .. RUNS_MAX, channel group g, at most ATTN_TILE items, arranged: scratch of
  * nq * 4 codes_query_floats bytes, s [nq][ATTN_TILE]. Values: w [n_groups][nq][ATTN_P_LD], n_lanes a multiple of 8, o [nq][head_dim]; in bytes, where codes_v_bytes holds: scale
  * [n_groups][nq][ATTN_P_TILES], o += scale x sum, tile by tile, equal in exact arithmetic (plain C does not fuse what it adds). */
 #define ATTN_WORDS_DECLARE(path)                                                                                       \

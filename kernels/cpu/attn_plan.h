@@ -15,6 +15,7 @@ enum {
 };
 
 static inline size_t attn_round16(size_t n) { return (n + 15) & ~(size_t)15; }
+enum { WORD_MAX = 32767, BYTE_MAX = 127, RUNS_MAX = 127 << 7 }; /* integers of a query: of 16 bits, of 8, of runs */
 static inline int attn_min(int a, int b) { return a < b ? a : b; }
 static inline int attn_max(int a, int b) { return a > b ? a : b; }
 static inline float *attn_align64(void *p) { return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
@@ -81,6 +82,12 @@ static inline bool codes_v_bytes(const page_layout *l) {
 /* Do queries of 8 bits meet the keys? A step of so few bits weighs more than what is rounded away. Keys per channel: their steps are part of what is
  * rounded, and the largest would set the scale. */
 static inline bool codes_k_bytes(const page_layout *l) { return l->fmt.k_bits <= 4 && !l->fmt.k_channels; }
+/* Are queries of 16 bits but for codes_runs_wide of their runs of RUN_CHANNELS channels within 8? They meet keys of 8 bits beside values of at most 4, whose
+ * weights are rounded to 8 bits too; beside values of 8 bits all else is exact enough for the difference to be seen. One scale for all channels:
+ * runs of channel groups would be wide in each. */
+enum { RUN_CHANNELS = 8 };
+static inline bool codes_k_runs(const page_layout *l) { return l->fmt.k_bits == 8 && l->fmt.v_bits <= 4 && !l->fmt.k_channels && l->n_groups == 1; }
+static inline int codes_runs_wide(int head_dim) { return attn_max(1, head_dim / RUN_CHANNELS / 4); }
 /* Channels of K that share a scale, or meet one sum. */
 static inline int codes_k_group(const page_layout *l) { return l->fmt.k_channels ? l->head_dim : l->head_dim / l->n_groups; }
 /* Bytes of a query as some path arranges it: 64 for 4 channels, channel groups padded to 64 bytes of a granule, two planes. */

@@ -102,7 +102,7 @@ static double worst_slack(const page_layout *l, int n_tiers) {
 }
 
 /* Pages at head_dim 64, scaled by it. */
-enum { LEAST_PAGE = 2048, USUAL_PAGE = 8192 };
+enum { LEAST_PAGE = 2048, USUAL_PAGE = 8192, LONG_PAGE = 32768, LONG_ITEMS = 256 /* what attention works on at once */ };
 static const double slack_ceiling[KV_MAX_TIERS] = {0.02, 0.03, 0.04, 0.05};
 static size_t scaled(size_t bytes, int head_dim) { return round_up(bytes * (size_t)head_dim / 64, 64); }
 
@@ -153,7 +153,7 @@ err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos
 err page_layout_search_full(kv_format fmt, int head_dim, int pos_bytes, bool has_score, int items_hint, page_layout *out) {
     TRY(page_layout_search(&fmt, 1, head_dim, pos_bytes, has_score, items_hint, out));
     size_t item = out->payload_bytes + out->meta_bytes + out->column_bytes;
-    for (size_t cap = out->cap, bytes; (bytes = round_up(cap * item, 64)) <= scaled(USUAL_PAGE, head_dim); cap++) {
+    for (size_t cap = out->cap, bytes; cap <= LONG_ITEMS && (bytes = round_up(cap * item, 64)) <= scaled(LONG_PAGE, head_dim); cap++) {
         page_layout l;
         bool power = (cap & (cap - 1)) == 0, few = (double)bytes > 0.01 * (double)item * items_hint;
         if (!power || few || !lay_out(fmt, head_dim, pos_bytes, has_score, bytes, &l)) continue;

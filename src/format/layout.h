@@ -43,8 +43,8 @@ MUST err page_layout_make(kv_format fmt, int head_dim, int pos_bytes, bool has_s
  * half a page per (head, tier) at `items_hint` items per head; fills all layouts with it. */
 MUST err page_layout_search(const kv_format *fmts, int n_tiers, int head_dim, int pos_bytes, bool has_score, int items_hint,
                             page_layout *out /* [n_tiers] */);
-/* The same for one tier that holds every item of a head: with many of them the largest power of two of items that a page of up to 8 KiB takes, as
- * long as half a page is at most 0.5 % of what items_hint items need. Attention reads longer runs faster (kernels/lab/LOG.md, D12). */
+/* The same for one tier that holds every item of a head: with many of them the largest power of two of items, up to 256, that a page of up to 32 KiB takes,
+ * as long as half a page is at most 0.5 % of what items_hint items need. Attention reads longer runs faster (kernels/lab/LOG.md, D12 and D14). */
 MUST err page_layout_search_full(kv_format fmt, int head_dim, int pos_bytes, bool has_score, int items_hint, page_layout *out);
 
 /* ---- the portable reference codec; SIMD codecs equal it bit for bit ---- */

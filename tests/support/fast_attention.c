@@ -10,13 +10,8 @@
 #define F32_HALF_ULP 0x1p-24
 #define EXP2_ERROR   4.5e-6
 
-/* Largest integer of a query that meets the codes of a layout. */
-static float query_limit(const page_layout *l) { return codes_k_bytes(l) ? 127 : 32767; }
-
-/* x [d] to integers of at most `limit`, in the path's own f32 operations; returns their worth. */
-static double round_query(const float *x, int d, float limit, double *to) {
-    float max = 0;
-    for (int c = 0; c < d; c++) max = fmaxf(max, fabsf(x[c]));
+/* x [d] to integers, of which the largest, max, becomes limit, in the path's own f32 operations; returns their worth. */
+static double round_to(const float *x, int d, float max, float limit, double *to) {
     if (!(max > 1e-30f)) {
         memset(to, 0, (size_t)d * sizeof *to);
         return 0;
@@ -25,12 +20,32 @@ static double round_query(const float *x, int d, float limit, double *to) {
     for (int c = 0; c < d; c++) to[c] = (double)nearbyintf(x[c] * inv);
     return (double)(max / limit);
 }
+static float largest(const float *x, int d) {
+    float max = 0;
+    for (int c = 0; c < d; c++) max = fmaxf(max, fabsf(x[c]));
+    return max;
+}
+static int descending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* As a query meets the codes of a layout; where most of its runs of 8 channels are to fit 8 bits, the largest of those gets 127, or of all 127 x 128. */
+static double round_query(const page_layout *l, const float *x, int d, double *to) {
+    if (!codes_k_runs(l)) return round_to(x, d, largest(x, d), codes_k_bytes(l) ? 127 : 32767, to);
+    float run[KV_MAX_HEAD_DIM / 8];
+    int n = d / 8, n_wide = d < 64 ? 1 : d / 32;
+    for (int i = 0; i < n; i++) run[i] = largest(x + 8 * i, 8);
+    qsort(run, (size_t)n, sizeof *run, descending);
+    float top = n_wide < n ? run[n_wide] : run[n - 1];
+    return run[0] < 128 * top ? round_to(x, d, top, 127, to) : round_to(x, d, run[0], 127 * 128, to);
+}
 
 void fast_query_met(const page_layout *l, char op, const float *q, int d, float scale, double *to) {
     float x[KV_MAX_HEAD_DIM];
     for (int c = 0; c < d; c++) to[c] = (double)(x[c] = q[c] * scale);
-    if (op != 'w' || !codes_k_bytes(l)) return;
-    double worth = round_query(x, d, query_limit(l), to);
+    if (op != 'w' || !(codes_k_bytes(l) || codes_k_runs(l))) return;
+    double worth = round_query(l, x, d, to);
     for (int c = 0; c < d; c++) to[c] *= worth;
 }
 
@@ -60,7 +75,7 @@ static void cut_scores(cut *u, const float *q) {
         }
         return;
     }
-    if (!l->fmt.k_channels) worth = round_query(q, d, query_limit(l), q_int);
+    if (!l->fmt.k_channels) worth = round_query(l, q, d, q_int);
     for (int i = 0; i < u->n; i++) {
         size_t row = (size_t)(u->first + i) * (size_t)d;
         double s = 0, size = 0;
@@ -69,7 +84,7 @@ static void cut_scores(cut *u, const float *q) {
             float q_step[KV_MAX_HEAD_DIM];
             double dots = 0;
             for (int c = 0; c < d; c++) q_step[c] = q[c] * x->k_step[row + (size_t)c];
-            worth = round_query(q_step, d, 32767, q_int);
+            worth = round_to(q_step, d, largest(q_step, d), 32767, q_int);
             for (int c = 0; c < d; c++) {
                 double zero = (double)q[c] * (double)x->k_zero[row + (size_t)c];
                 dots += q_int[c] * (double)x->k[row + (size_t)c];

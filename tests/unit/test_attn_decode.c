@@ -206,7 +206,7 @@ static void oracle(const head *h, char op, int row, int g, answer *a) {
 }
 
 /* What a path may be off by from plain attention, relative to sum p max|v| of the whole output: how far the formula itself is from it. On integers
- * ('w') queries are rounded to 16 bits (those to 8 bits by the oracle too): a logit moves by up to sum |k| max|q| / 65534, which the huge scales that
+ * ('w') queries are rounded to 16 bits (those to 8 bits, or most of them, by the oracle too): a logit moves by up to sum |k| max|q| / 65534, which the huge scales that
  * are drawn here make 2e-4 of the output in some seeds. Weights in bytes are off by half a step of the largest of 64 lanes: 64 of them by 0.9 % of it
  * in the root mean square, if codes lie at their limits, of which this is 2.8. How well a path follows the formula is for check_fast, whose slack is
  * some 100 times smaller. */
@@ -457,6 +457,20 @@ static void check_bytes(rng *r, const char *name, bytes_fn *path, bytes_fn *plai
     free(w), free(scale), free(o[0]), free(o[1]);
 }
 
+/* Queries as the keys of a layout meet them: all at a limit (full 1: the upper, more: the lower), or random. */
+static void integer_queries(rng *r, const page_layout *l, int nq, int full, int16_t *q) {
+    int d = l->head_dim, bytes = codes_k_bytes(l) || codes_k_runs(l);
+    for (int i = 0; i < nq; i++, q += d) {
+        for (int c = 0; c < d; c++) {
+            int most = bytes ? 127 : 32767;
+            q[c] = (int16_t)(full ? (full < 2 ? most : -most) : (int)rng_below(r, 2 * (uint32_t)most + 1) - most);
+        }
+        for (int k = codes_k_runs(l) ? (int)rng_below(r, (uint32_t)codes_runs_wide(d) + 1) : 0; k > 0; k--) /* wide runs, some drawn twice */
+            for (int at = (int)rng_below(r, (uint32_t)(d / 8)) * 8, c = at; c < at + 8; c++)
+                q[c] = (int16_t)(full ? (full < 2 ? RUNS_MAX : -RUNS_MAX) : (int)rng_below(r, 2 * RUNS_MAX + 1) - RUNS_MAX);
+    }
+}
+
 /* Adversarial integers: everything at its limits, so that any narrower sum would overflow, or random. */
 static void integers_of_every_path_equal_plain_c(void **state) {
     rng r = rng_make(seed_get(), 4);
@@ -494,8 +508,7 @@ static void integers_of_every_path_equal_plain_c(void **state) {
         }
         size_t n_q = (size_t)(nq * d), n_w = (size_t)l.n_groups * (size_t)nq * ATTN_P_LD, arranged = (size_t)nq * 4 * codes_query_floats(d);
         int16_t *q = malloc(n_q * sizeof *q), *w = malloc(n_w * sizeof *w);
-        int most_q = codes_k_bytes(&l) ? 127 : 32767;
-        for (size_t i = 0; i < n_q; i++) q[i] = (int16_t)(full ? (full < 2 ? most_q : -most_q) : (int)rng_below(&r, 2 * (uint32_t)most_q + 1) - most_q);
+        integer_queries(&r, &l, nq, full, q);
         for (size_t i = 0; i < n_w; i++) w[i] = (int16_t)(full ? 32767 : (int)rng_below(&r, 65535) - 32767);
         int n_s = attn_min(n_lanes, ATTN_TILE) - (int)rng_below(&r, 8), g = (int)rng_below(&r, (uint32_t)(d / codes_k_group(&l)));
         int32_t *s[2], *o[2];

@@ -172,7 +172,7 @@ static void short_contexts_get_smaller_pages(void **state) {
     assert_true(many_bytes <= few_bytes);
 }
 
-/* Powers of two of items within 8 KiB, as long as half a page is at most 0.5 % of all items' bytes; else what the search for any policy gives. */
+/* Powers of two of items within 32 KiB, as long as half a page is at most 0.5 % of all items' bytes; else what the search for any policy gives. */
 static void tiers_that_hold_everything_get_long_pages(void **state) {
     static const char *const names[] = {"f32", "f16", "k8v8", "k8v4", "k4v4g32", "k4v2", "k3v3", "k1v1", "q8_0"};
     static const int dims[] = {64, 80, 96, 128, 256}, hints[] = {0, 64, 1000, 4096, 8000, 32768, 1 << 20};
@@ -191,11 +191,12 @@ static void tiers_that_hold_everything_get_long_pages(void **state) {
             }
             double item = full.payload_bytes + full.meta_bytes + full.column_bytes, used = item * full.cap;
             assert_true(full.cap > any.cap && (full.cap & (full.cap - 1)) == 0);
-            assert_true(full.page_bytes <= 8192u * (unsigned)d / 64 && full.page_bytes - used <= 0.02 * full.page_bytes);
+            assert_true(full.cap <= 256 && full.page_bytes <= 32768u * (unsigned)d / 64 && full.page_bytes - used <= 0.02 * full.page_bytes);
             assert_true(0.5 * full.page_bytes <= 0.005 * item * hint);
         }
     static const struct { const char *name; int hint, cap; } known[] = {
-        {"f16", 1000, 8}, {"f16", 4096, 32}, {"k8v4", 1000, 24}, {"k8v4", 4096, 32}, {"k8v4", 8000, 64}, {"k4v2", 32768, 128}};
+        {"f16", 1000, 8}, {"f16", 4096, 32}, {"k8v4", 1000, 24}, {"k8v4", 4096, 32}, {"k8v4", 8000, 64},
+        {"f16", 32768, 128}, {"k8v4", 32768, 256}, {"k4v2", 32768, 256}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         page_layout l;
         assert_int_equal(page_layout_search_full(parse(known[i].name), 64, 0, false, known[i].hint, &l), OK);
