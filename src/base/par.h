@@ -17,6 +17,9 @@ typedef struct par {
 
 static const par par_single = {0, 1, NULL};
 
+/* First in main: runs the program anew, once, with libgomp told to spin no longer between regions than barriers do here (GOMP_SPINCOUNT), unless
+ * the environment says how long already. Left alone, its threads spin for milliseconds, which a thread that shares their CPU waits for. */
+void par_begin(char **argv);
 void par_run(int n_threads, void (*body)(const par *p, void *arg), void *arg);
 void par_barrier(const par *p);
 /* Contiguous share [*lo, *hi) of n units for this thread; shares differ by at most one unit. */

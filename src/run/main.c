@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/par.h"
 #include "run/options.h"
 #include "run/provenance.h"
 #include "run/signals.h"
@@ -19,6 +20,7 @@ static err run(const options *o) {
 }
 
 int main(int argc, char **argv) {
+    par_begin(argv);
     options o;
     err e = options_parse(argc, argv, &o);
     log_set(o.quiet ? LOG_ERROR : o.verbose ? LOG_DEBUG : LOG_INFO, !o.no_color);

@@ -29,6 +29,8 @@ expect "and refused when it was asked for" 2 "profile" "$kvlab" bench policies -
 "$helpers/tiny_model" shape.gguf 1 3 n_embd=96 n_head=9 n_kv=3 head_dim=64 n_ff=96 context=8192
 "$kvlab" bench memory --model shape.gguf --json --depths 512,4096 >bench.json 2>err.txt
 holds "memory: slack and tables of two tiers on shared pages at 512 and 4096 tokens are below 20 and 5 % of live bytes" 'sorted(0 < x["rate"] < {"512": 20, "4096": 5}[x["what"].split()[-2]] for x in r if x["what"].startswith("k8v4 k4v2,")) == [True, True]'
+expect "threads do not spin between regions for milliseconds" 0 "GOMP_SPINCOUNT = '4000'" env -u GOMP_SPINCOUNT -u OMP_WAIT_POLICY OMP_DISPLAY_ENV=VERBOSE "$kvlab" --version
+expect "unless the environment says so" 0 "GOMP_SPINCOUNT = '7'" env GOMP_SPINCOUNT=7 OMP_DISPLAY_ENV=VERBOSE "$kvlab" --version
 expect "no preset of that name" 2 "matches no policy preset" "$kvlab" bench policies --model tiny.gguf --only nothing
 expect "unknown section" 2 "there is no section .polo." "$kvlab" bench polo --model tiny.gguf
 expect "lengths that are no numbers" 2 "depths takes" "$kvlab" bench prefill --model tiny.gguf --depths 1k

@@ -1,4 +1,6 @@
 /* Thread teams: every thread runs, barriers order, more threads than CPUs do not stall. */
+#define _GNU_SOURCE /* cpu_set_t */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -85,6 +87,34 @@ static void a_long_wait_sleeps(void **state) {
     assert_true(process_cpu_s() - cpu < 0.03); /* spinning through it would take 0.06 */
 }
 
+/* Both threads on CPU 0 of those allowed: every wait is in vain until the other runs. */
+typedef struct one_cpu { cpu_set_t cpu; int n_rounds; } one_cpu;
+static void wait_on_one_cpu(const par *p, void *arg) {
+    const one_cpu *a = arg;
+    cpu_set_t before;
+    if (sched_getaffinity(0, sizeof before, &before) || sched_setaffinity(0, sizeof a->cpu, &a->cpu)) return;
+    for (int i = 0; i < a->n_rounds; i++) par_barrier(p);
+    sched_setaffinity(0, sizeof before, &before);
+}
+
+static void threads_on_one_cpu_stop_spinning(void **state) {
+    one_cpu a = {.n_rounds = 4000};
+    cpu_set_t all;
+    if (par_n_cpus() < 2 || sched_getaffinity(0, sizeof all, &all)) skip();
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &all)) cpu++;
+    CPU_ZERO(&a.cpu);
+    CPU_SET(cpu, &a.cpu);
+    double cpu_s = process_cpu_s();
+    par_run(2, wait_on_one_cpu, &a);
+    cpu_s = process_cpu_s() - cpu_s;
+    double spin_s = process_cpu_s();
+    for (volatile int i = 0; i < 4000 * 100; i++) __builtin_ia32_pause();
+    spin_s = (process_cpu_s() - spin_s) / 100; /* of one wait that spins to its end */
+    assert_true(cpu_s < 0.5 * a.n_rounds * spin_s);
+    check_ring(2, 20000);
+}
+
 static void shares_cover_the_range_and_differ_by_one(void **state) {
     for (int nth = 1; nth < 9; nth++)
         for (ptrdiff_t n = 0; n < 40; n++) {
@@ -110,6 +140,7 @@ int main(void) {
         cmocka_unit_test(barriers_order_rounds_with_a_cpu_each),
         cmocka_unit_test(barriers_order_rounds_with_more_threads_than_cpus),
         cmocka_unit_test(a_long_wait_sleeps),
+        cmocka_unit_test(threads_on_one_cpu_stop_spinning),
         cmocka_unit_test(shares_cover_the_range_and_differ_by_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
