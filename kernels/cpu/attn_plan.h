@@ -15,7 +15,6 @@ enum {
 };
 
 static inline size_t attn_round16(size_t n) { return (n + 15) & ~(size_t)15; }
-enum { WORD_MAX = 32767, BYTE_MAX = 127, RUNS_MAX = 127 << 7 }; /* integers of a query: of 16 bits, of 8, of runs */
 static inline int attn_min(int a, int b) { return a < b ? a : b; }
 static inline int attn_max(int a, int b) { return a > b ? a : b; }
 static inline float *attn_align64(void *p) { return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
@@ -74,6 +73,7 @@ static inline code_plane codes_plane(int bits, int plane) {
     if (bits != 3) return (code_plane){bits, 0, 0};
     return plane ? (code_plane){1, 2, 2} : (code_plane){2, 0, 0};
 }
+enum { WORD_MAX = 32767, BYTE_MAX = 127, RUNS_MAX = 127 << 7 }; /* integers of a query: of 16 bits, of 8, of runs */
 /* Do weights of 8 bits meet the values? Steps of offset quantisers are not negative, and rows of each plane are whole blocks of 16 bytes. */
 static inline bool codes_v_bytes(const page_layout *l) {
     int row = codes_plane(l->fmt.v_bits, codes_n_planes(l->fmt.v_bits) - 1).bits * l->head_dim / 8;

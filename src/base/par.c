@@ -13,11 +13,11 @@
 #include <unistd.h>
 
 /* Spinning pays only while every thread has a CPU of its own; else the one waited for cannot run. That a team has CPUs enough does not say that
- * they are free: another process may push two of its threads to one. After CROWDED_AFTER waits in a row that spun in vain, waits spin as if
- * CPUs were shared, but for one in PROBE_EVERY, which finds out whether that is over. */
+ * they are free: another process may push two of its threads to one. After CROWDED_AFTER barriers in a row where all who waited spun in vain, waits
+ * spin as if CPUs were shared, but for one in PROBE_EVERY, which finds out whether that is over. */
 enum { SPINS_OWN_CPU = 4000, SPINS_SHARED_CPU = 20, CROWDED_AFTER = 4, PROBE_EVERY = 64 };
-static atomic_int n_vain;  /* waits in a row that spun in vain, of all teams */
-static atomic_uint n_waits; /* since they are CROWDED_AFTER */
+static atomic_int n_vain;   /* waits in a row that spun SPINS_OWN_CPU in vain */
+static atomic_uint n_short; /* waits that did not because of them */
 
 struct par_team {
     _Alignas(64) atomic_int n_arrived;
@@ -50,10 +50,10 @@ void par_begin(char **argv) {
     char self[4096], count[16];
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0 || !argv[0]) return;
+    if (n <= 0) return;
     self[n] = 0;
-    const char *file = strrchr(self, '/'), *name = strrchr(argv[0], '/');
-    if (!file || strcmp(file + 1, name ? name + 1 : argv[0]) != 0) return; /* run by another program, a loader for one */
+    const char *file = strrchr(self, '/');
+    if (!file || strncmp(file + 1, "ld-", 3) == 0) return; /* a loader that was told to run the program */
     snprintf(count, sizeof count, "%d", SPINS_OWN_CPU);
     if (setenv("GOMP_SPINCOUNT", count, 1) == 0) execv(self, argv); /* libgomp reads it before main */
 }
@@ -77,6 +77,21 @@ void par_run(int n_threads, void (*body)(const par *p, void *arg), void *arg) {
     }
 }
 
+/* How long to spin at a barrier of nth threads. */
+static int spins_now(const par_team *t, int nth) {
+    if (t->n_spins != SPINS_OWN_CPU || atomic_load_explicit(&n_vain, memory_order_relaxed) < CROWDED_AFTER * (nth - 1)) return t->n_spins;
+    return atomic_fetch_add_explicit(&n_short, 1, memory_order_relaxed) % PROBE_EVERY == PROBE_EVERY - 1 ? SPINS_OWN_CPU : SPINS_SHARED_CPU;
+}
+
+/* Has the phase passed while spinning? */
+static bool spin(const par_team *t, unsigned phase, int n_spins) {
+    for (int i = 0; i < n_spins; i++) {
+        if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) return true;
+        cpu_relax();
+    }
+    return false;
+}
+
 void par_barrier(const par *p) {
     if (p->nth == 1) return;
     par_team *t = p->team;
@@ -89,17 +104,11 @@ void par_barrier(const par *p) {
             syscall(SYS_futex, (void *)&t->phase, FUTEX_WAKE_PRIVATE, 1 << 30, NULL, NULL, 0);
         return;
     }
-    bool own_cpu = t->n_spins == SPINS_OWN_CPU, crowded = own_cpu && atomic_load_explicit(&n_vain, memory_order_relaxed) >= CROWDED_AFTER;
-    bool probe = crowded && atomic_fetch_add_explicit(&n_waits, 1, memory_order_relaxed) % PROBE_EVERY == PROBE_EVERY - 1;
-    int n_spins = crowded && !probe ? SPINS_SHARED_CPU : t->n_spins;
-    for (int i = 0; i < n_spins; i++) {
-        if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) {
-            if (own_cpu && (probe || !crowded)) atomic_store_explicit(&n_vain, 0, memory_order_relaxed);
-            return;
-        }
-        cpu_relax();
-    }
-    if (own_cpu && !crowded) atomic_fetch_add_explicit(&n_vain, 1, memory_order_relaxed);
+    int n_spins = spins_now(t, p->nth);
+    bool passed = spin(t, phase, n_spins);
+    if (n_spins == SPINS_OWN_CPU && passed) atomic_store_explicit(&n_vain, 0, memory_order_relaxed);
+    if (n_spins == SPINS_OWN_CPU && !passed) atomic_fetch_add_explicit(&n_vain, 1, memory_order_relaxed);
+    if (passed) return;
     atomic_fetch_add(&t->n_sleeping, 1);
     while (atomic_load(&t->phase) == phase)
         syscall(SYS_futex, (void *)&t->phase, FUTEX_WAIT_PRIVATE, phase, NULL, NULL, 0);

@@ -18,7 +18,7 @@ typedef struct par {
 static const par par_single = {0, 1, NULL};
 
 /* First in main: runs the program anew, once, with libgomp told to spin no longer between regions than barriers do here (GOMP_SPINCOUNT), unless
- * the environment says how long already. Left alone, its threads spin for milliseconds, which a thread that shares their CPU waits for. */
+ * the environment says how long already, a loader was told to run it or /proc is missing: then it goes on as it is. Left alone, its threads spin for milliseconds, which a thread that shares their CPU waits for. */
 void par_begin(char **argv);
 void par_run(int n_threads, void (*body)(const par *p, void *arg), void *arg);
 void par_barrier(const par *p);
